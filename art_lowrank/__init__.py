@@ -1,0 +1,34 @@
+"""Low-rank adversarial attacks for ART, torchattacks and plain torch. Names are imported when first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from art_lowrank.attack import Attacked, Factors, Queries, lowrank_pgd
+    from art_lowrank.hosts.art_attack import LowRankPGD
+    from art_lowrank.hosts.torchattacks import LoRaPGD
+
+_HOMES = {
+    "Attacked": "art_lowrank.attack",
+    "Factors": "art_lowrank.attack",
+    "Queries": "art_lowrank.attack",
+    "lowrank_pgd": "art_lowrank.attack",
+    "LowRankPGD": "art_lowrank.hosts.art_attack",
+    "LoRaPGD": "art_lowrank.hosts.torchattacks",
+}
+
+__all__ = ["Attacked", "Factors", "LoRaPGD", "LowRankPGD", "Queries", "lowrank_pgd"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'art_lowrank' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

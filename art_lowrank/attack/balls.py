@@ -1,0 +1,62 @@
+"""The sets a perturbation must stay in: the l2 ball and the image box."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Box: TypeAlias = "tuple[float | Tensor, float | Tensor] | None"
+UNIT_BOX: Box = (0.0, 1.0)
+ROUNDS = 10  # of `nearest`: float32 needs one, float16 two or three
+
+
+def per_image(values: Tensor) -> Tensor:
+    """(n,) as (n, 1, 1, 1), to multiply images by."""
+    return values.reshape(-1, 1, 1, 1)
+
+
+def length(delta: Tensor) -> Tensor:
+    """l2 norm of every image over all its channels, (n,)."""
+    return torch.linalg.vector_norm(delta, dim=(1, 2, 3))
+
+
+def clamp(x: Tensor, box: Box) -> Tensor:
+    """x inside the box; x itself where there is none."""
+    if box is None:
+        return x
+    low, high = box
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return torch.maximum(torch.minimum(x, torch.as_tensor(high).to(x)), torch.as_tensor(low).to(x))
+    return x.clamp(low, high)
+
+
+def inward(gradient: Tensor, moved: Tensor, box: Box) -> Tensor:
+    """The gradient without the pixels that lie at or beyond a bound and are pushed farther out."""
+    if box is None:
+        return gradient
+    low, high = box
+    return gradient.masked_fill(torch.where(gradient > 0, moved >= high, moved <= low), 0.0)
+
+
+def shrink(norm: Tensor, eps: Tensor) -> Tensor:
+    """Factor that brings a perturbation of this norm into the ball of radius eps: min(1, eps / norm)."""
+    return (eps / norm.clamp_min(1e-30)).clamp_max(1.0)
+
+
+def nearest(x: Tensor, delta: Tensor, eps: Tensor, box: Box) -> Tensor:
+    """x + delta inside the box and in x's dtype, at most eps from x *after* the last rounding.
+
+    Rounding to a half-precision grid can lengthen a perturbation by a percent, so the distance is measured on the
+    rounded image and the perturbation shortened until it fits; an image that cannot be fitted stays as it was.
+    """
+    wide = x.to(delta.dtype)
+    for _ in range(ROUNDS):
+        moved = clamp(wide + delta, box).to(x.dtype)
+        distance = length(moved.double() - x.double())
+        over = distance > eps.double() * (1 + 5e-7)
+        if not bool(over.any()):
+            return moved
+        delta = delta * per_image(torch.where(over, eps / distance.to(eps.dtype) * (1 - 1e-6), 1.0)).to(delta.dtype)
+    return torch.where(per_image(over), x, moved)

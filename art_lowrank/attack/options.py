@@ -1,0 +1,198 @@
+"""What the caller asked for, checked once: every bad value gets one line that quotes it and says what to do."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from art_lowrank.attack.balls import UNIT_BOX, Box
+from art_lowrank.attack.factors import Factors
+from art_lowrank.attack.losses import AUTO, LOSSES
+
+NAMES = {"power": "lowrank-pgd[power]", "paper": "lora-pgd[paper]"}
+RANGE_TOLERANCE = 1e-4  # images may leave the box by this share of its width: the rounding of a normalisation undone
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of an attack, as `lowrank_pgd` documents them."""
+
+    eps: Any
+    rank: int | float | str = 0.1
+    steps: int = 20
+    norm: Any = 2
+    loss: str = "auto"
+    method: str = "power"
+    targeted: bool = False
+    exact_rank: bool = False
+    early_stop: bool = False
+    seed: int | None = 0
+    init: str | Factors = "lora"
+    restarts: int = 1
+    clip: Box = UNIT_BOX
+    mask: Tensor | None = None
+    step_size: Any = None
+    decay: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, NAMES)
+        _check_choice("loss", self.loss, ("auto", AUTO, "estimator", *LOSSES))
+        _check_rank(self.rank)
+        _check_count("steps", self.steps, 0)
+        _check_count("restarts", self.restarts, 1)
+        _check_amount("eps", self.eps)
+        if self.step_size is not None:
+            _check_amount("step_size", self.step_size, positive=True)
+        if self.decay is not None:
+            _check_amount("decay", self.decay)
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, Integral)):
+            raise ValueError(f"seed is {self.seed!r}; give a whole number, or None for a fresh one")
+        for name in ("targeted", "exact_rank", "early_stop"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give True or False")
+        _check_clip(self.clip)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Choices that are fine alone and impossible together."""
+        if isinstance(self.norm, str) or self.norm != 2:
+            raise ValueError(f"norm {self.norm!r} is not supported: this version attacks in the l2 ball, norm=2")
+        if self.exact_rank:
+            raise ValueError(
+                "exact_rank=True is not supported in this version: the box may raise the rank of the perturbation; "
+                "`rank_held` of the result says for which images it did not"
+            )
+        if not isinstance(self.init, Factors):
+            _check_choice("init", self.init, ("lora", "warm-up"))
+        if self.method == "power" and self.init == "warm-up":
+            raise ValueError("init='warm-up' belongs to method='paper'; method='power' starts from the first gradient anyway")
+        if self.method == "paper":
+            for name, value in (("step_size", self.step_size), ("decay", self.decay), ("mask", self.mask)):
+                if value is not None:
+                    raise ValueError(f"method='paper' is LoRa-PGD as published and has no {name}; use method='power'")
+
+    @property
+    def name(self) -> str:
+        """What records and tables call the attack."""
+        return NAMES[self.method]
+
+    @property
+    def climbed(self) -> str:
+        """Name of the loss, with "auto" resolved: the schedule for `power`, cross-entropy for `paper`, as published."""
+        if self.loss != "auto":
+            return self.loss
+        return AUTO if self.method == "power" else "ce"
+
+    def drawn_seed(self) -> int:
+        """The seed, or a fresh one where none was given."""
+        return secrets.randbits(31) if self.seed is None else int(self.seed)
+
+
+def check_images(x: Tensor, box: Box) -> None:
+    """Images are a floating (n, c, h, w) tensor of finite numbers inside the box."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"images are {type(x).__name__}; give a torch tensor (torch.as_tensor(images))")
+    if x.ndim != 4:
+        raise ValueError(f"images have shape {tuple(x.shape)}; give (n, channels, height, width)")
+    if not x.is_floating_point():
+        raise ValueError(f"images are {x.dtype}; give floats in the range of clip, such as images.float() / 255")
+    if not x.numel():
+        return
+    low, high = x.aminmax()
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(f"{len(bad)} of {len(x)} images hold NaN or infinity (first at index {bad[0]}); mend or drop them")
+    if box is not None:
+        _check_inside(x, float(low), float(high), box)
+
+
+def check_labels(y: Tensor, n: int) -> None:
+    """Labels are whole numbers, one an image. (That they are below the number of classes shows at the first forward.)"""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"labels are {type(y).__name__}; give a torch tensor of class numbers")
+    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise ValueError(f"labels are {y.dtype} of shape {tuple(y.shape)}; give whole class numbers of shape ({n},)")
+    if len(y) != n:
+        raise ValueError(f"{len(y)} labels for {n} images; give one label an image")
+    if n and int(y.min()) < 0:
+        raise ValueError(f"label {int(y.min())} is negative; class numbers start at 0")
+
+
+def amounts(name: str, value: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A radius or step length for every image, (n,): from one number, (n,), or anything broadcastable to the images."""
+    given = torch.as_tensor(value, dtype=dtype, device=x.device)
+    if given.ndim == 0 or given.shape == (len(x),):
+        return given.expand(len(x)).contiguous()
+    try:
+        spread = given.broadcast_to(x.shape).flatten(1)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} of shape {tuple(given.shape)} does not fit {len(x)} images; give one number or shape ({len(x)},)"
+        ) from None
+    if spread.numel() and not bool((spread == spread[:, :1]).all()):
+        raise ValueError(f"{name} differs inside an image; the l2 ball takes one radius an image, shape ({len(x)},)")
+    return spread[:, 0].contiguous()
+
+
+def spread_mask(mask: Any, x: Tensor) -> Tensor:
+    """Where the perturbation may be non-zero, (n, c, h, w) bool: from any mask that broadcasts to the images."""
+    try:
+        return (torch.as_tensor(mask, device=x.device) != 0).expand(x.shape)
+    except RuntimeError:
+        raise ValueError(f"mask of shape {tuple(mask.shape)} does not broadcast to images {tuple(x.shape)}") from None
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}")
+
+
+def _check_rank(rank: Any) -> None:
+    whole = isinstance(rank, Integral) and not isinstance(rank, bool) and rank >= 1
+    share = isinstance(rank, float) and 0.0 < rank < 1.0
+    if not (whole or share or rank == "full"):
+        raise ValueError(f'rank is {rank!r}; give a whole number >= 1, a share of min(height, width) in (0, 1), or "full"')
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} is {value!r}; give a whole number >= {least}")
+
+
+def _check_amount(name: str, value: Any, positive: bool = False) -> None:
+    least = "a number > 0" if positive else "a number >= 0"
+    try:
+        if isinstance(value, bool) or not isinstance(value, Real | Tensor):
+            value = torch.as_tensor(value) if not isinstance(value, bool | str) else None
+        given = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is {value!r}; give {least}, or one an image") from None
+    if not bool(torch.isfinite(given).all()) or bool((given <= 0 if positive else given < 0).any()):
+        raise ValueError(f"{name} is {value!r}; give {least}, or one an image")
+
+
+def _check_clip(box: Any) -> None:
+    if box is None:
+        return
+    if not isinstance(box, tuple | list) or len(box) != 2:
+        raise ValueError(f"clip is {box!r}; give (lowest, highest) of the images, or None for no bounds")
+    low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in box)
+    if not bool((low < high).all()) or not all(math.isfinite(float(b.abs().max())) for b in (low, high)):
+        raise ValueError(f"clip is {box!r}; its lower bound must lie below its upper bound, both finite")
+
+
+def _check_inside(x: Tensor, lowest: float, highest: float, box: Any) -> None:
+    low, high = (torch.as_tensor(bound, device=x.device) for bound in box)
+    slack = RANGE_TOLERANCE * float((high - low).max())
+    inside = lowest >= float(low.max()) - slack and highest <= float(high.min()) + slack
+    if not inside and bool(((x < low - slack) | (x > high + slack)).any()):
+        raise ValueError(
+            f"images span [{lowest:.6g}, {highest:.6g}], outside the clip range [{float(low.min()):.6g}, "
+            f"{float(high.max()):.6g}]; scale them into it, or set the range to theirs"
+        )

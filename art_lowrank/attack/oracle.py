@@ -1,0 +1,93 @@
+"""The one seam between the attack and what it attacks: images in, input gradients and margins out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from art_lowrank.attack.losses import Loss, margin
+
+
+class Judged(NamedTuple):
+    """What an oracle says of a batch. A margin is positive where the attack has reached its goal, NaN where unknown."""
+
+    gradient: Tensor  # of the loss to climb, (n, c, h, w)
+    margin: Tensor  # (n,)
+    doubtful: Tensor  # (n,) bool: the outputs were not logits one can attack
+
+
+class Oracle(Protocol):
+    """Anything that answers for a batch of images; `y` are labels, or targets of a targeted attack."""
+
+    def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> Judged:
+        """The gradient of the loss and the margin, from one forward and one backward pass."""
+
+    def judge(self, x: Tensor, y: Tensor) -> Tensor:
+        """The margin alone, from one forward pass."""
+
+
+@dataclass(frozen=True)
+class ModelOracle:
+    """A torch model, or any callable from images to logits."""
+
+    model: Callable[[Tensor], Tensor]
+    targeted: bool = False
+
+    def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> Judged:
+        """Only the input's gradient is computed, none of the parameters'."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            logits, doubtful = self._logits(x, y)
+            climbed = self._sign * loss(logits, y)
+            found = torch.autograd.grad(climbed.sum(), x, allow_unused=True)[0] if climbed.requires_grad else None
+        gradient = torch.zeros_like(x) if found is None else found
+        with torch.no_grad():
+            return Judged(gradient, self._sign * margin(logits, y), doubtful)
+
+    def judge(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._sign * margin(self._logits(x, y)[0], y)
+
+    @property
+    def _sign(self) -> int:
+        return -1 if self.targeted else 1
+
+    def _logits(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits in float32 or wider, and the rows that are none: not finite, or probabilities (taken as their logs)."""
+        logits = self.model(x)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"the model returned {got} for {len(x)} images; it must return logits ({len(x)}, classes >= 2)")
+        if int(y.max()) >= logits.shape[1]:
+            raise ValueError(f"label {int(y.max())} is out of range: the model has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}")
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        with torch.no_grad():
+            probabilities = (logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < 1e-4)
+            doubtful = probabilities | ~torch.isfinite(logits).all(1)
+        if bool(probabilities.any()):
+            logits = torch.where(probabilities.unsqueeze(1), logits.clamp_min(1e-30).log(), logits)
+        return logits, doubtful
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Evaluation mode for the time of the block; every submodule's own mode comes back, also after an exception."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def trains_batch_norm(model: object) -> bool:
+    """Whether a batch normalisation of the model sees its batch: then an image's result depends on its neighbours."""
+    return isinstance(model, nn.Module) and any(isinstance(m, _BatchNorm) and m.training for m in model.modules())

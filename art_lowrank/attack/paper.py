@@ -1,0 +1,59 @@
+"""LoRa-PGD as published (Savostianova, Zangrando, Tudisco, arXiv 2410.12607), with closed-form factor gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from art_lowrank.attack.balls import length, per_image
+from art_lowrank.attack.factors import Factors
+from art_lowrank.attack.start import Problem, gaussian
+
+XI = 1e-10  # the published guard against division by zero; it sets the scale of the first step
+
+
+@dataclass(frozen=True)
+class Paper:
+    """x_adv = clamp(x + eps U V / |U V|), both factors moved by their own unit-length gradients."""
+
+    rank: int
+
+    def start(self, problem: Problem, seed: int, restart: int, init: Factors | None) -> Factors:
+        """U random of unit length and V zero, or the given factors as they are."""
+        if init is not None:
+            return init
+        n, c, h, w = problem.x.shape
+        left = gaussian((1, c, h, self.rank), seed, 2 * restart, problem.x)
+        left = (left / per_image(length(left))).expand(n, -1, -1, -1)
+        return Factors(left, problem.x.new_zeros((n, c, self.rank, w)))
+
+    def delta(self, factors: Factors, eps: Tensor) -> Tensor:
+        product = factors.dense()
+        return product * per_image(eps / (length(product) + XI))
+
+    def final(self, factors: Factors, eps: Tensor) -> Factors:
+        return factors.scaled(eps / (factors.norm() + XI))
+
+    def step(self, i: int, factors: Factors, gradient: Tensor, moved: Tensor, problem: Problem) -> Factors:
+        """With D = U V, s = |D| + xi and G the gradient at x_adv on unclipped pixels, dL/dD = eps (G / s - D <G, D> / (|D| s^2)).
+
+        A pixel exactly at a bound counts as unclipped, as torch's clamp had it when the code was published.
+        """
+        left, right = factors
+        if problem.box is not None:
+            low, high = problem.box
+            gradient = gradient.masked_fill((moved < low) | (moved > high), 0.0)
+        along = gradient @ right.mT  # the gradient of <G, U V> in U
+        gram_left, gram_right = left.mT @ left, right @ right.mT
+        norm = (gram_left * gram_right).sum((1, 2, 3)).clamp_min(0).sqrt()
+        bend = per_image(torch.where(norm > 0, (left * along).sum((1, 2, 3)) / (norm * (norm + XI)), 0.0))
+        scale = per_image(problem.eps / (norm + XI))
+        towards_left = scale * (along - bend * (left @ gram_right))
+        towards_right = scale * (left.mT @ gradient - bend * (gram_left @ right))
+        return Factors(left + _unit(towards_left), right + _unit(towards_right))
+
+
+def _unit(direction: Tensor) -> Tensor:
+    return direction / (per_image(length(direction)) + XI)

@@ -1,0 +1,32 @@
+"""What a search works on, and where its randomness comes from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from art_lowrank.attack.balls import Box
+
+
+class Problem(NamedTuple):
+    """The images still under attack; every tensor has one row an image."""
+
+    x: Tensor  # (n, c, h, w), float32 or wider
+    y: Tensor
+    eps: Tensor  # (n,)
+    step_size: Tensor | None  # (n,), or the schedule
+    mask: Tensor | None  # (n, c, h, w) of 0 and 1
+    box: Box
+
+    def rows(self, index: Tensor) -> Problem:
+        """The problem of some of the images."""
+        pick = (value if value is None else value[index] for value in self[:-1])
+        return Problem(*pick, self.box)  # type: ignore[arg-type]
+
+
+def gaussian(shape: tuple[int, ...], seed: int, draw: int, like: Tensor) -> Tensor:
+    """Standard normal numbers that depend on (seed, draw, shape) alone: not on batch, place, device or global state."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + draw) % 2**63)
+    return torch.randn(shape, generator=generator).to(like)

@@ -1,0 +1,129 @@
+"""Diagonal matrices, whose every measure is known, then what must hold for any matrix."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from art_lowrank import spectra
+
+RANKS = (spectra.stable_rank, spectra.ratio_rank, spectra.entropy_rank, spectra.numerical_rank)
+
+
+def diagonal(*values: float) -> torch.Tensor:
+    """A 3 x 4 matrix with these singular values, in an order that is not sorted."""
+    matrix = torch.zeros(3, 4, dtype=torch.float64)
+    matrix[range(len(values)), range(len(values))] = torch.tensor(values, dtype=torch.float64)
+    return matrix.flip(0)
+
+
+def random_matrices(seed: int, rank: int, shape: tuple[int, ...] = (6, 5)) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    left = torch.randn(*shape[:-1], rank, generator=draw, dtype=torch.float64)
+    right = torch.randn(*shape[:-2], rank, shape[-1], generator=draw, dtype=torch.float64)
+    return left @ right
+
+
+def test_measures_of_a_diagonal_matrix() -> None:
+    m = diagonal(1, -2, 1)
+    assert spectra.singular_values(m).tolist() == pytest.approx([2, 1, 1])
+    assert spectra.nuclear_norm(m).item() == pytest.approx(4)
+    assert spectra.stable_rank(m).item() == pytest.approx(6 / 4)
+    assert spectra.ratio_rank(m).item() == pytest.approx(16 / 6)
+    assert spectra.entropy_rank(m).item() == pytest.approx(2**1.5)
+    assert spectra.numerical_rank(m).item() == 3
+    assert spectra.numerical_rank(m, tol=0.5).item() == 1
+    assert [spectra.energy(m, rank).item() for rank in (1, 2, 3, 9)] == pytest.approx([4 / 6, 5 / 6, 1, 1])
+    assert [spectra.tail(m, rank).item() for rank in (1, 2, 3, 9)] == pytest.approx([0.5, 0.5, 0, 0])
+
+
+def test_flat_and_single_spectra_agree_on_the_rank() -> None:
+    for measure in RANKS:
+        assert measure(diagonal(5, 5, 5)).item() == pytest.approx(3)
+        assert measure(diagonal(7)).item() == pytest.approx(1)
+
+
+def test_zero_matrices_are_not_nan() -> None:
+    m = torch.stack([torch.zeros(3, 4), torch.ones(3, 4)])
+    for measure in RANKS:
+        assert measure(m).tolist() == pytest.approx([0, 1])
+    assert spectra.energy(m, 1).tolist() == pytest.approx([1, 1])
+    assert spectra.tail(m, 1).tolist() == pytest.approx([0, 0])
+    assert spectra.nuclear_norm(m).tolist() == pytest.approx([0, 12**0.5])
+
+
+def test_perturbation_norm_sums_over_channels() -> None:
+    delta = torch.zeros(2, 3, 3, 4)
+    delta[0, 0], delta[0, 2], delta[1, 1] = diagonal(1, 2), diagonal(3), diagonal(1, 1, 1)
+    assert spectra.perturbation_nuclear_norm(delta).tolist() == pytest.approx([6, 3])
+
+
+def test_leading_axes_are_kept_and_rows_are_independent() -> None:
+    m = random_matrices(0, rank=4, shape=(2, 3, 6, 5))
+    for measure in (*RANKS, spectra.nuclear_norm, lambda m: spectra.energy(m, 2), lambda m: spectra.tail(m, 2)):
+        assert measure(m).shape == (2, 3)
+        torch.testing.assert_close(measure(m)[1, 2], measure(m[1, 2]))
+    assert spectra.singular_values(m).shape == (2, 3, 5)
+
+
+def test_half_precision_and_extreme_scales_lose_nothing() -> None:
+    m = random_matrices(1, rank=3)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert spectra.singular_values(m.to(dtype)).dtype == torch.float64
+        torch.testing.assert_close(spectra.nuclear_norm(m.to(dtype)), spectra.nuclear_norm(m.to(dtype).double()))
+    # The squares of these entries are below and above what float64 can hold.
+    for scale in (1e-200, 1e200):
+        for measure in RANKS:
+            torch.testing.assert_close(measure(m * scale), measure(m))
+        torch.testing.assert_close(spectra.energy(m * scale, 1), spectra.energy(m, 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 5))
+def test_invariants_of_random_matrices(seed: int, rank: int) -> None:
+    m = random_matrices(seed, rank)
+    stable, ratio, entropy, numerical = (measure(m).item() for measure in RANKS)
+    slack = 1 + 1e-9
+    assert 1 <= stable * slack
+    assert stable <= ratio * slack  # sum of s^2 against (sum of s)^2 / sum of s^2, with s <= 1
+    assert ratio <= entropy * slack  # Renyi entropy falls with its order
+    assert entropy <= rank * slack
+    assert numerical <= rank
+    for measure in (*RANKS, spectra.nuclear_norm):
+        torch.testing.assert_close(measure(m.mT), measure(m))
+    kept = [spectra.energy(m, r).item() for r in range(1, 6)]
+    assert kept == sorted(kept)
+    assert kept[rank - 1] == pytest.approx(1)
+    assert rank == 5 or spectra.tail(m, rank).item() < 1e-12
+
+
+def test_energy_is_what_the_best_low_rank_copy_keeps() -> None:
+    m = random_matrices(3, rank=5)
+    u, s, v = torch.linalg.svd(m, full_matrices=False)
+    copy = u[:, :2] * s[:2] @ v[:2]
+    torch.testing.assert_close(spectra.energy(m, 2), 1 - (m - copy).square().sum() / m.square().sum())
+
+
+def test_input_is_left_alone() -> None:
+    m = random_matrices(4, rank=2)
+    before = m.clone()
+    for measure in RANKS:
+        measure(m)
+    assert torch.equal(m, before)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: spectra.nuclear_norm(torch.zeros(3)), r"shape \(3,\)"),
+        (lambda: spectra.stable_rank(torch.zeros(2, 0, 3)), r"not empty, got shape \(2, 0, 3\)"),
+        (lambda: spectra.nuclear_norm(torch.full((2, 2), torch.nan)), "NaN"),
+        (lambda: spectra.perturbation_nuclear_norm(torch.zeros(3, 4, 4)), r"\(n, c, h, w\), got \(3, 4, 4\)"),
+        (lambda: spectra.energy(torch.eye(3), 0), "at least 1, got 0"),
+        (lambda: spectra.tail(torch.eye(3), 0.1), "at least 1, got 0.1"),
+        (lambda: spectra.numerical_rank(torch.eye(3), tol=1.0), "got 1.0"),
+    ],
+)
+def test_bad_input_is_one_clear_line(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
