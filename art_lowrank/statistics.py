@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special  # type: ignore[import-untyped]  # not stats, which takes a second to import
+from scipy import special  # not stats, which takes a second to import
 
 Array = npt.NDArray[np.float64]
 RESAMPLES = 2000

@@ -17,15 +17,16 @@ class Dense:
     """delta + a G, clipped to the box and scaled into the ball: PGD. The state is delta times the unit matrix."""
 
     steps: int
+    seed: int
 
-    def start(self, problem: Problem, seed: int, restart: int, init: Factors | None) -> Factors:
+    def start(self, problem: Problem, restart: int, init: Factors | None) -> Factors:
         """No perturbation; later restarts a random one of length eps."""
         if init is not None:
             given = init.dense()
             return identity(given * per_image(shrink(length(given), problem.eps)))
         if restart == 0:
             return identity(problem.x.new_zeros(problem.x.shape))
-        noise = gaussian((1, *problem.x.shape[1:]), seed, 2 * restart, problem.x)
+        noise = gaussian((1, *problem.x.shape[1:]), self.seed, 2 * restart, problem.x)
         return identity(noise * per_image(problem.eps) / length(noise))
 
     def delta(self, factors: Factors, eps: Tensor) -> Tensor:

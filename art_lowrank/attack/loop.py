@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from art_lowrank.attack.balls import clamp, inward, length, per_image
+from art_lowrank.attack.balls import clamp, length, per_image
 from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.losses import Loss
 from art_lowrank.attack.oracle import Judged, Oracle
@@ -21,7 +21,7 @@ Watch: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], None]  # step, gradie
 class Search(Protocol):
     """How factors move. A search holds its settings; its state is the factors it is given and gives back."""
 
-    def start(self, problem: Problem, seed: int, restart: int, init: Factors | None) -> Factors:
+    def start(self, problem: Problem, restart: int, init: Factors | None) -> Factors:
         """The factors before the first gradient."""
 
     def delta(self, factors: Factors, eps: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Ledger:
     def open(cls, factors: Factors) -> Ledger:
         n, device = len(factors.left), factors.left.device
         blank = torch.zeros(n, dtype=torch.long, device=device)
-        unknown = torch.full((n,), torch.nan, device=device)
+        unknown = torch.full((n,), torch.nan, dtype=factors.left.dtype, device=device)
         kept = Factors(*(f.clone(memory_format=torch.contiguous_format) for f in factors))
         return cls(kept, unknown, blank, blank.clone(), blank.bool())
 
@@ -77,7 +77,6 @@ class Climb:
     losses: list[Loss]
     early_stop: bool
     dtype: torch.dtype  # of the images the oracle is shown
-    own_box: bool  # the search handles clipped pixels itself
     decay: float | None = None
     watch: Watch | None = None
 
@@ -111,7 +110,6 @@ def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, row
             momentum = None if momentum is None else momentum[left]
             if not len(rows):
                 return
-        gradient = gradient if climb.own_box else inward(gradient, moved, problem.box)
         factors = climb.search.step(i, factors, gradient.contiguous(), moved, problem)
     last = climb.shown(problem.x + perturbation(climb.search, factors, problem), problem)
     ledger.note(rows, factors, climb.oracle.judge(last, problem.y))

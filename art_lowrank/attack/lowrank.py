@@ -116,21 +116,20 @@ def run(
 ) -> Attacked:
     """Attack through any oracle. `batch_bound`: an image's result depends on its batch, so none may leave it."""
     check_images(x, options.clip)
+    x = x.detach()
     with torch.inference_mode(False), torch.no_grad():
         problem = _problem(x, y, options)
-        rank = resolve_rank(options.rank, *x.shape[2:])
+        rank, seed = resolve_rank(options.rank, *x.shape[2:]), options.drawn_seed()
         climb = Climb(
             oracle,
-            _search(options, rank, min(x.shape[2:])),
-            schedule(options.climbed, options.steps) if options.climbed != "estimator" else [ce] * options.steps,
+            _search(options, seed, rank, min(x.shape[2:])),
+            schedule(options.climbed, options.steps),
             options.early_stop and not batch_bound,
             x.dtype,
-            own_box=options.method == "paper",
             decay=options.decay,
             watch=watch,
         )
-        seed = options.drawn_seed()
-        ledger = _climb_all(climb, problem, options, seed, rank)
+        ledger = _climb_all(climb, problem, options, rank)
         return _result(climb, ledger, problem, x, options, seed)
 
 
@@ -140,19 +139,19 @@ def _problem(x: Tensor, y: Tensor, options: Options) -> Problem:
     eps = amounts("eps", options.eps, x, wide)
     step_size = None if options.step_size is None else amounts("step_size", options.step_size, x, wide)
     mask = None if options.mask is None else spread_mask(options.mask, x).to(wide)
-    return Problem(x.detach().to(wide).contiguous(), y.to(x.device), eps, step_size, mask, options.clip)
+    return Problem(x.to(wide).contiguous(), y.to(x.device), eps, step_size, mask, options.clip)
 
 
-def _search(options: Options, rank: int, full: int) -> Search:
+def _search(options: Options, seed: int, rank: int, full: int) -> Search:
     if options.method == "paper":
-        return Paper(rank)
-    return Dense(options.steps) if rank == full else Power(rank, options.steps)
+        return Paper(rank, seed)
+    return Dense(options.steps, seed) if rank == full else Power(rank, options.steps, seed)
 
 
-def _climb_all(climb: Climb, problem: Problem, options: Options, seed: int, rank: int) -> Ledger:
+def _climb_all(climb: Climb, problem: Problem, options: Options, rank: int) -> Ledger:
     """Every restart in turn; with early_stop only the survivors of one go into the next."""
     init = _initial(climb, problem, options.init, rank)
-    ledger = Ledger.open(climb.search.start(problem, seed, 0, init))
+    ledger = Ledger.open(climb.search.start(problem, 0, init))
     if options.init == "warm-up":
         ledger.forwards += 1
         ledger.gradients += 1
@@ -163,7 +162,7 @@ def _climb_all(climb: Climb, problem: Problem, options: Options, seed: int, rank
             break
         part = problem.rows(rows)
         start = None if init is None or restart else init.rows(rows)
-        ascend(climb, part, climb.search.start(part, seed, restart, start), ledger, rows)
+        ascend(climb, part, climb.search.start(part, restart, start), ledger, rows)
     return ledger
 
 
@@ -184,7 +183,7 @@ def _result(climb: Climb, ledger: Ledger, problem: Problem, x: Tensor, options: 
     delta = perturbation(climb.search, ledger.factors, problem)
     if problem.mask is not None:
         factors = factors.scaled(length(delta) / length(factors.dense() * problem.mask).clamp_min(1e-30))
-    moved = nearest(x.detach(), delta, problem.eps, problem.box)
+    moved = nearest(x, delta, problem.eps, problem.box)
     changed = (moved != climb.shown(problem.x + delta, problem)).flatten(1).any(1).nonzero().flatten()
     if len(changed):
         ledger.margin[changed] = climb.oracle.judge(moved[changed], problem.y[changed]).to(ledger.margin.dtype)

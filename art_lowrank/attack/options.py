@@ -104,7 +104,7 @@ def check_images(x: Tensor, box: Box) -> None:
         raise ValueError(f"images are {x.dtype}; give floats in the range of clip, such as images.float() / 255")
     if not x.numel():
         return
-    low, high = x.aminmax()
+    low, high = x.detach().aminmax()
     if not (torch.isfinite(low) and torch.isfinite(high)):
         bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
         raise ValueError(f"{len(bad)} of {len(x)} images hold NaN or infinity (first at index {bad[0]}); mend or drop them")

@@ -19,13 +19,14 @@ class Paper:
     """x_adv = clamp(x + eps U V / |U V|), both factors moved by their own unit-length gradients."""
 
     rank: int
+    seed: int
 
-    def start(self, problem: Problem, seed: int, restart: int, init: Factors | None) -> Factors:
+    def start(self, problem: Problem, restart: int, init: Factors | None) -> Factors:
         """U random of unit length and V zero, or the given factors as they are."""
         if init is not None:
             return init
         n, c, h, w = problem.x.shape
-        left = gaussian((1, c, h, self.rank), seed, 2 * restart, problem.x)
+        left = gaussian((1, c, h, self.rank), self.seed, 2 * restart, problem.x)
         left = (left / per_image(length(left))).expand(n, -1, -1, -1)
         return Factors(left, problem.x.new_zeros((n, c, self.rank, w)))
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from art_lowrank.attack.balls import length, per_image, shrink
+from art_lowrank.attack.balls import inward, length, per_image, shrink
 from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.start import Problem, gaussian
 
 FIRST_STEP = 4.0  # of the schedule, in units of eps; it falls linearly to 0
-FEW = 5  # gradients from which on a second power iteration pays for its cost
+FEW = 5  # gradients up to which a second power iteration pays for its cost
+EXTRA, FIRST = 12, 4  # columns more and power iterations on the first gradient, whose sketch is random
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,17 @@ class Power:
 
     rank: int
     steps: int
+    seed: int
 
-    def start(self, problem: Problem, seed: int, restart: int, init: Factors | None) -> Factors:
+    def start(self, problem: Problem, restart: int, init: Factors | None) -> Factors:
         """No perturbation yet, and a random sketch as `right`; later restarts start at a random one of length eps."""
         n, c, h, w = problem.x.shape
-        sketch = gaussian((1, c, self.rank, w), seed, 2 * restart, problem.x).expand(n, -1, -1, -1)
+        sketch = gaussian((1, c, self.rank, w), self.seed, 2 * restart, problem.x).expand(n, -1, -1, -1)
         if init is not None:
             return self._padded(init, sketch, problem.eps)
         if restart == 0:
             return Factors(problem.x.new_zeros((n, c, h, self.rank)), sketch)
-        left = orthonormal(gaussian((1, c, h, self.rank), seed, 2 * restart + 1, problem.x)).expand(n, -1, -1, -1)
+        left = orthonormal(gaussian((1, c, h, self.rank), self.seed, 2 * restart + 1, problem.x)).expand(n, -1, -1, -1)
         return Factors(left, sketch).scaled(problem.eps / length(sketch))
 
     def delta(self, factors: Factors, eps: Tensor) -> Tensor:
@@ -40,19 +42,32 @@ class Power:
         return factors
 
     def step(self, i: int, factors: Factors, gradient: Tensor, moved: Tensor, problem: Problem) -> Factors:
-        """One block power step (two for few gradients, twice as many at the start, where the sketch is random)."""
-        iterations = (2 if self.steps <= FEW else 1) * (2 if i == 0 else 1)
+        """The best rank-r part of delta + a G that the power iterations find from the last R, scaled to the sphere."""
+        gradient = inward(gradient, moved, problem.box)
         size = length(gradient)
         pace = per_image(stride(i, self.steps, problem) / size.clamp_min(1e-30))
         left, right = factors
-        found = right
-        for _ in range(iterations):
+        found = right if i else torch.cat([right, self._extra(problem.x)], -2)
+        for _ in range(self._iterations(i)):
             basis = orthonormal(left @ (right @ found.mT) + (gradient @ found.mT) * pace)
             found = (basis.mT @ left) @ right + (basis.mT @ gradient) * pace
+        if i == 0:
+            basis, found = leading(basis, found, self.rank)
         norm = length(found)
         scale = problem.eps / norm.clamp_min(1e-30) if problem.step_size is None else shrink(norm, problem.eps)
         usable = per_image((size > 0) & (norm > 0))
         return Factors(torch.where(usable, basis, left), torch.where(usable, found * per_image(scale), right))
+
+    def _iterations(self, i: int) -> int:
+        if i == 0:
+            return FIRST
+        return 2 if self.steps <= FEW else 1
+
+    def _extra(self, x: Tensor) -> Tensor:
+        """More random rows for the first sketch, as many as the images have room for."""
+        n, c, h, w = x.shape
+        rows = min(EXTRA, h - self.rank, w - self.rank)
+        return gaussian((1, c, rows, w), self.seed, -1, x).expand(n, -1, -1, -1)
 
     def _padded(self, init: Factors, sketch: Tensor, eps: Tensor) -> Factors:
         """Foreign factors with orthonormal columns, inside the ball, the missing columns empty over a random sketch."""
@@ -71,3 +86,9 @@ def stride(i: int, steps: int, problem: Problem) -> Tensor:
 def orthonormal(columns: Tensor) -> Tensor:
     """Orthonormal columns with the same span (Householder, so that dependent columns do no harm)."""
     return torch.linalg.qr(columns).Q
+
+
+def leading(basis: Tensor, found: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The `rank` leading singular directions of basis @ found (orthonormal basis), by the eigenvectors of found's Gram."""
+    directions = torch.linalg.eigh(found @ found.mT).eigenvectors[..., -rank:]
+    return basis @ directions, directions.mT @ found

@@ -1,0 +1,285 @@
+"""`LowRankPGD`: the low-rank attack as an evasion attack of the Adversarial Robustness Toolbox."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from art.attacks.attack import EvasionAttack
+from art.config import ART_NUMPY_DTYPE
+from art.estimators.classification.classifier import ClassifierMixin
+from art.estimators.estimator import BaseEstimator, LossGradientsMixin
+from art.summary_writer import SummaryWriter, SummaryWriterDefault
+from art.utils import check_and_transform_label_format, get_labels_np_array
+from scipy.stats import truncnorm
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from art_lowrank.attack import Attacked, Factors
+from art_lowrank.attack.loop import Watch
+from art_lowrank.attack.lowrank import run
+from art_lowrank.attack.options import Options, amounts
+from art_lowrank.hosts.art_checks import as_float32, batch_of, broadcast, check_art_types, checked_labels, clip_of
+from art_lowrank.hosts.art_oracle import Array, Layout, layout_of, oracle_of, reaches_torch, undisturbed
+
+logger = logging.getLogger(__name__)
+
+
+class LowRankPGD(EvasionAttack):
+    """
+    Projected gradient descent whose perturbation has low rank in every channel, in the l2 ball.
+
+    | Paper link: https://arxiv.org/abs/2410.12607 (method="paper"); method="power" is this package's own search.
+    """
+
+    attack_params = [
+        *EvasionAttack.attack_params,
+        "norm",
+        "eps",
+        "eps_step",
+        "rank",
+        "max_iter",
+        "targeted",
+        "num_random_init",
+        "batch_size",
+        "random_eps",
+        "decay",
+        "loss",
+        "method",
+        "init",
+        "exact_rank",
+        "early_stop",
+        "image_shape",
+        "seed",
+        "summary_writer",
+        "verbose",
+    ]
+    _estimator_requirements = (BaseEstimator, LossGradientsMixin)
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        norm: int | float | str = 2,
+        eps: int | float | Array = 0.5,
+        eps_step: int | float | Array | None = None,
+        rank: int | float | str = 0.1,
+        max_iter: int = 20,
+        targeted: bool = False,
+        num_random_init: int = 0,
+        batch_size: int = 128,
+        random_eps: bool = False,
+        decay: float | None = None,
+        loss: str = "auto",
+        method: str = "power",
+        init: str | Factors = "lora",
+        exact_rank: bool = False,
+        early_stop: bool = False,
+        image_shape: tuple[int, ...] | None = None,
+        seed: int | None = 0,
+        summary_writer: str | bool | SummaryWriter = False,
+        verbose: bool = True,
+    ) -> None:
+        """
+        Create a :class:`.LowRankPGD` instance.
+
+        :param estimator: A trained estimator with loss gradients.
+        :param norm: The norm of the adversarial perturbation; 2.
+        :param eps: Largest l2 norm of the perturbation over all channels: a number, or an array with one an image.
+        :param eps_step: Length of every step; `None` for the schedule 4 eps (1 - i / max_iter).
+        :param rank: Rank of every channel's perturbation: a whole number, a share of min(height, width), or "full".
+        :param max_iter: Gradients an image.
+        :param targeted: Whether `y` are classes to be reached.
+        :param num_random_init: Number of runs, all but the first from random perturbations; 0 and 1 are one run.
+        :param batch_size: Images attacked at once; results do not depend on it.
+        :param random_eps: Draw the radius of every `generate` from a truncated normal on [0, eps], as ART's PGD does.
+        :param decay: Momentum of the gradients; `None` for none.
+        :param loss: "auto" (smooth margin, then margin, where the torch model can be reached; else the estimator's
+            own), "margin", "smooth-margin", "ce", "dlr" or "estimator".
+        :param method: "power", or "paper" for LoRa-PGD as published.
+        :param init: "lora" (a random sketch), "warm-up" (for "paper": the SVD of one full-rank step), or factors.
+        :param exact_rank: Reserved for perturbations whose rank survives the box; only `False` in this version.
+        :param early_stop: Whether broken images leave the batch.
+        :param image_shape: (height, width) or (channels, height, width) of flat inputs.
+        :param seed: Seed of the random sketch, the same for every image; `None` draws one for every `generate`.
+        :param summary_writer: ART's TensorBoard writer: a bool, a path, or a writer.
+        :param verbose: Show progress bars.
+        """
+        super().__init__(estimator=estimator, summary_writer=summary_writer)
+        self.norm = norm
+        self.eps = eps
+        self.eps_step = eps_step
+        self.rank = rank
+        self.max_iter = max_iter
+        self.targeted = targeted
+        self.num_random_init = num_random_init
+        self.batch_size = batch_size
+        self.random_eps = random_eps
+        self.decay = decay
+        self.loss = loss
+        self.method = method
+        self.init = init
+        self.exact_rank = exact_rank
+        self.early_stop = early_stop
+        self.image_shape = image_shape
+        self.seed = seed
+        self.verbose = verbose
+        self._radii = np.random.default_rng(seed)  # of random_eps
+        self._check_params()
+
+    def generate(self, x: Array, y: Array | None = None, **kwargs: Any) -> Array:
+        """
+        Generate adversarial samples and return them in an array of float32.
+
+        :param x: Images in the estimator's layout, or flat ones with `image_shape`.
+        :param y: Labels of shape (n,), (n, 1) or (n, classes); without, the estimator's own predictions.
+        :param mask: Keyword `mask`: where the perturbation may be non-zero, broadcastable to `x`.
+        :return: The adversarial samples.
+        """
+        attacked, layout = self._attack(x, y, kwargs.get("mask"))
+        return layout.samples(attacked.x).cpu().numpy().astype(ART_NUMPY_DTYPE, copy=False)
+
+    def generate_factors(self, x: Array, y: Array | None = None, **kwargs: Any) -> tuple[Array, Factors]:
+        """The adversarial samples, and the factors of their perturbations."""
+        attacked, layout = self._attack(x, y, kwargs.get("mask"))
+        return layout.samples(attacked.x).cpu().numpy().astype(ART_NUMPY_DTYPE, copy=False), attacked.factors
+
+    def generate_attacked(self, x: Array, y: Array | None = None, **kwargs: Any) -> Attacked:
+        """All there is to know of the attack (success, queries, dead gradients ...), as torch tensors."""
+        return self._attack(x, y, kwargs.get("mask"))[0]
+
+    @property
+    def summary_writer(self) -> SummaryWriter | None:
+        """The summary writer."""
+        return self._summary_writer
+
+    @summary_writer.setter
+    def summary_writer(self, given: str | bool | SummaryWriter) -> None:
+        self._summary_writer_arg = given or False
+        self._summary_writer = SummaryWriterDefault(given) if given and isinstance(given, bool | str) else given or None
+
+    def set_params(self, **kwargs: Any) -> None:
+        """
+        Take in parameters and check them; where one is refused, all stay as they were.
+
+        :param kwargs: Parameters named in `attack_params`.
+        """
+        before = {name: getattr(self, name) for name in kwargs if name in self.attack_params}
+        try:
+            super().set_params(**kwargs)
+        except Exception:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
+
+    def _attack(self, x: Array, y: Array | None, mask: Array | None) -> tuple[Attacked, Layout]:
+        """Attack in batches; the result as torch tensors, and how to read its images as the caller's samples."""
+        self._check_params()
+        inputs = as_float32(x)
+        layout = layout_of(inputs.shape[1:], getattr(self.estimator, "channels_first", None), self.image_shape)
+        if self.image_shape is None and inputs.ndim == 2:
+            warnings.warn(
+                f"rows of {inputs.shape[1]} numbers are attacked as matrices of one row, which is plain PGD; "
+                "image_shape=(height, width) makes the attack low-rank",
+                stacklevel=3,
+            )
+        options = self._options(inputs, layout)
+        labels = self._labels(inputs, y, options.loss)
+        masks = None if mask is None else layout.images(torch.from_numpy(broadcast(mask, inputs)))
+        oracle = oracle_of(self.estimator, layout, options.loss, self.targeted)
+        device = torch.device(getattr(self.estimator, "device", "cpu"))
+        images = layout.images(torch.from_numpy(inputs))
+        with undisturbed(self.estimator):
+            parts = []
+            starts = range(0, max(1, len(inputs)), self.batch_size)
+            for number, start in enumerate(tqdm(starts, desc="LowRankPGD - Batches", leave=False, disable=not self.verbose)):
+                rows = slice(start, start + self.batch_size)
+                part = batch_of(options, rows, None if masks is None else masks[rows])
+                watch = None if self.summary_writer is None else self._watch(number, layout)
+                parts.append(run(oracle, images[rows].to(device), labels[rows].to(device), part, watch=watch))
+        if self.summary_writer is not None:
+            self.summary_writer.reset()
+        attacked = Attacked.joined(parts)
+        logger.info("Success rate of attack: %.2f%%", 100 * float(attacked.success.float().mean()) if len(inputs) else 0.0)
+        return attacked, layout
+
+    def _options(self, x: Array, layout: Layout) -> Options:
+        """The settings in the core's words; radii and steps spread over the images."""
+        scale = float(truncnorm.rvs(0, 2, scale=0.5, random_state=self._radii)) if self.random_eps else 1.0
+        host = torch.from_numpy(x)
+        step = self.eps_step
+        options = self._checked(
+            clip=clip_of(self.estimator, layout),
+            eps=amounts("eps", self.eps, host, torch.float32) * scale,
+            step_size=None if step is None else amounts("eps_step", step, host, torch.float32) * scale,
+        )
+        return replace(options, seed=options.drawn_seed())
+
+    def _checked(self, **given: Any) -> Options:
+        """The core's options, which refuse what is wrong in itself."""
+        settings = {"eps": self.eps, "step_size": self.eps_step, **given}
+        loss = self.loss
+        if loss == "auto":
+            loss = "auto" if reaches_torch(self.estimator) else "estimator"
+        return Options(
+            rank=self.rank,
+            steps=self.max_iter,
+            norm=self.norm,
+            loss=loss,
+            method=self.method,
+            targeted=self.targeted,
+            exact_rank=self.exact_rank,
+            early_stop=self.early_stop,
+            seed=self.seed,
+            init=self.init,
+            restarts=max(1, self.num_random_init),
+            decay=self.decay,
+            **settings,
+        )
+
+    def _labels(self, x: Array, y: Array | None, loss: str) -> Tensor:
+        """Class numbers for the attack's own losses; one-hot or soft labels, or raw targets, for the estimator's."""
+        if y is None and self.targeted:
+            raise ValueError("Target labels `y` need to be provided for a targeted attack.")
+        if not len(x):
+            return torch.zeros(0, dtype=torch.long)
+        if not isinstance(self.estimator, ClassifierMixin):
+            return torch.as_tensor(self.estimator.predict(x) if y is None else np.asarray(y))
+        if y is None:
+            labels = get_labels_np_array(self.estimator.predict(x, batch_size=self.batch_size))
+        else:
+            labels = checked_labels(y, len(x), self.estimator.nb_classes)
+        labels = check_and_transform_label_format(labels, nb_classes=self.estimator.nb_classes)
+        return torch.from_numpy(labels) if loss == "estimator" else torch.from_numpy(labels.argmax(1))
+
+    def _watch(self, batch: int, layout: Layout) -> Watch:
+        """What ART's summary writer is told at every step."""
+
+        def tell(step: int, gradient: Tensor, x: Tensor, y: Tensor) -> None:
+            labels = torch.nn.functional.one_hot(y, self.estimator.nb_classes).float() if y.ndim == 1 else y
+            self.summary_writer.update(
+                batch_id=batch,
+                global_step=step,
+                grad=layout.samples(gradient).cpu().numpy(),
+                patch=None,
+                estimator=self.estimator,
+                x=layout.samples(x).cpu().numpy(),
+                y=labels.cpu().numpy(),
+                targeted=self.targeted,
+            )
+
+        return tell
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_art_types(self)
+        loss = self._checked().loss
+        if loss not in ("auto", "estimator") and not reaches_torch(self.estimator):
+            raise ValueError(
+                f"loss={loss!r} needs a PyTorchClassifier whose preprocessing is torch, not this "
+                f"{type(self.estimator).__name__}; use loss='auto' or 'estimator'"
+            )
