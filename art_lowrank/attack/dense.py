@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from art_lowrank.attack.balls import clamp, length, per_image, shrink
@@ -29,13 +30,16 @@ class Dense:
         noise = gaussian((1, *problem.x.shape[1:]), self.seed, 2 * restart, problem.x)
         return identity(noise * per_image(problem.eps) / length(noise))
 
-    def delta(self, factors: Factors, eps: Tensor) -> Tensor:
-        return factors.left
+    def moved(self, factors: Factors, problem: Problem) -> Tensor:
+        return problem.x + factors.left
 
     def final(self, factors: Factors, eps: Tensor) -> Factors:
         return factors
 
-    def step(self, i: int, factors: Factors, gradient: Tensor, moved: Tensor, problem: Problem) -> Factors:
-        pace = stride(i, self.steps, problem) / length(gradient).clamp_min(1e-30)
-        delta = clamp(problem.x + factors.left + gradient * per_image(pace), problem.box) - problem.x
+    def admissible(self, i: int, gradient: Tensor, shown: Tensor, factors: Factors, problem: Problem) -> Tensor:
+        return gradient
+
+    def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
+        pace = per_image(stride(i, self.steps, problem) / size.clamp_min(1e-30))
+        delta = clamp(torch.addcmul(problem.x + factors.left, gradient, pace), problem.box) - problem.x
         return Factors(delta * per_image(shrink(length(delta), problem.eps)), factors.right)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -9,7 +10,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from art_lowrank.attack.balls import clamp, length, per_image
+from art_lowrank.attack.balls import clamp_, length, per_image
 from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.losses import Loss
 from art_lowrank.attack.oracle import Judged, Oracle
@@ -24,14 +25,17 @@ class Search(Protocol):
     def start(self, problem: Problem, restart: int, init: Factors | None) -> Factors:
         """The factors before the first gradient."""
 
-    def delta(self, factors: Factors, eps: Tensor) -> Tensor:
-        """The perturbation the factors stand for, (n, c, h, w)."""
+    def moved(self, factors: Factors, problem: Problem) -> Tensor:
+        """The images plus the perturbation the factors stand for, not yet clamped, (n, c, h, w)."""
 
     def final(self, factors: Factors, eps: Tensor) -> Factors:
         """Factors whose plain product is that perturbation."""
 
-    def step(self, i: int, factors: Factors, gradient: Tensor, moved: Tensor, problem: Problem) -> Factors:
-        """The factors after gradient i, which was taken at `moved`, clamped to the box."""
+    def admissible(self, i: int, gradient: Tensor, shown: Tensor, factors: Factors, problem: Problem) -> Tensor:
+        """What of gradient i, taken at the clamped images `shown`, the search wants to follow."""
+
+    def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
+        """The factors after gradient i, of length `size` (n,); zero where it is dead."""
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Ledger:
     """The best iterate of every image so far, and what it cost."""
 
     factors: Factors
-    margin: Tensor  # NaN until an oracle has judged the image: then the latest iterate counts as the best
+    margin: Tensor  # -inf until an oracle has judged the image
     forwards: Tensor
     gradients: Tensor
     doubtful: Tensor
@@ -48,19 +52,31 @@ class Ledger:
     def open(cls, factors: Factors) -> Ledger:
         n, device = len(factors.left), factors.left.device
         blank = torch.zeros(n, dtype=torch.long, device=device)
-        unknown = torch.full((n,), torch.nan, dtype=factors.left.dtype, device=device)
-        kept = Factors(*(f.clone(memory_format=torch.contiguous_format) for f in factors))
-        return cls(kept, unknown, blank, blank.clone(), blank.bool())
+        unknown = torch.full((n,), -torch.inf, dtype=factors.left.dtype, device=device)
+        return cls(factors, unknown, blank, blank.clone(), blank.bool())
 
-    def note(self, rows: Tensor, factors: Factors, margin: Tensor) -> None:
-        """Keep the iterates that beat the best so far; count the forward."""
-        self.forwards[rows] += 1
-        margin = margin.to(self.margin.dtype)
-        better = self.margin[rows].isnan() | (margin > self.margin[rows])
-        chosen = rows[better]
-        self.margin[chosen] = margin[better]
-        self.factors.left[chosen] = factors.left[better]
-        self.factors.right[chosen] = factors.right[better]
+    def note(self, rows: Tensor | None, factors: Factors, margin: Tensor | None) -> None:
+        """Keep the iterates, of some rows or (None) of all, that beat the best so far; unjudged ones take its place."""
+        known = self.margin if rows is None else self.margin[rows]
+        margin = known if margin is None else margin.to(known.dtype)
+        better = (margin > known) | (margin == -torch.inf)
+        if rows is not None:
+            chosen = rows[better]
+            self.margin = self.margin.index_put((chosen,), margin[better])
+            pairs = zip(factors, self.factors, strict=True)
+            self.factors = Factors(*(old.index_put((chosen,), new[better]) for new, old in pairs))
+        elif bool(better.all()):
+            self.factors, self.margin = factors, margin
+        else:
+            self.factors, self.margin = chosen_of(better, factors, self.factors), torch.where(better, margin, known)
+
+    def charge(self, rows: Tensor | None, forwards: int, gradients: int, doubtful: Tensor | None = None) -> None:
+        """Book what images cost that have come to their end."""
+        at = slice(None) if rows is None else rows
+        self.forwards[at] += forwards
+        self.gradients[at] += gradients
+        if doubtful is not None:
+            self.doubtful[at] |= doubtful
 
     @property
     def broken(self) -> Tensor:
@@ -81,62 +97,73 @@ class Climb:
     watch: Watch | None = None
 
     def shown(self, moved: Tensor, problem: Problem) -> Tensor:
-        return clamp(moved, problem.box).to(self.dtype)
+        """What the oracle sees: clamped in place, in the dtype of the caller's images."""
+        return clamp_(moved, problem.box).to(self.dtype)
 
 
-def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, rows: Tensor) -> None:
-    """Climb one start to its end; `rows` are the ledger rows of the problem's images. The best iterates are noted."""
+def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, rows: Tensor | None = None) -> None:
+    """Climb one start to its end and note the best iterates; `rows` are the ledger's rows of the images, None for all."""
     momentum: Tensor | None = None
+    doubtful = torch.zeros_like(problem.eps, dtype=torch.bool)
     for i, loss in enumerate(climb.losses):
-        moved = problem.x + perturbation(climb.search, factors, problem)
-        shown = climb.shown(moved, problem)
+        shown = climb.shown(perturbed(climb.search, factors, problem), problem)
         judged = climb.oracle.gradient(shown, problem.y, loss)
-        margin = climb.oracle.judge(shown, problem.y) if _unjudged(judged, climb.early_stop) else judged.margin
+        margin = judged.margin
+        if margin is None and climb.early_stop:
+            margin = climb.oracle.judge(shown, problem.y)
         ledger.note(rows, factors, margin)
-        ledger.gradients[rows] += 1
-        gradient, dead = _usable(judged.gradient.to(problem.x.dtype))
-        ledger.doubtful[rows] |= dead | judged.doubtful
         if climb.watch is not None:
-            climb.watch(i, gradient, shown, problem.y)
-        if problem.mask is not None:
-            gradient = gradient * problem.mask
+            climb.watch(i, judged.gradient, shown, problem.y)
+        gradient = climb.search.admissible(i, judged.gradient.to(factors.left.dtype).contiguous(), shown, factors, problem)
+        gradient, size, dead = _usable(gradient if problem.mask is None else gradient * problem.mask)
+        doubtful = _either(_either(doubtful, dead), judged.doubtful)
         if climb.decay is not None:
             momentum = _momentum(momentum, gradient, climb.decay)
-            gradient = momentum
-        if climb.early_stop and bool((margin > 0).any()):
-            left = ~(margin > 0)
-            rows, problem, factors = rows[left], problem.rows(left), factors.rows(left)
-            gradient, moved = gradient[left], moved[left]
-            momentum = None if momentum is None else momentum[left]
+            gradient, size = momentum, length(momentum)
+        if climb.early_stop and margin is not None and bool((margin > 0).any()):
+            gone, left = margin > 0, ~(margin > 0)
+            rows = torch.arange(len(gone), device=gone.device) if rows is None else rows
+            ledger.charge(rows[gone], i + 1, i + 1, doubtful[gone])
+            rows, problem, factors, doubtful = rows[left], problem.rows(left), factors.rows(left), doubtful[left]
+            gradient, size = gradient[left], size[left]
+            dead, momentum = (None if t is None else t[left] for t in (dead, momentum))
             if not len(rows):
                 return
-        factors = climb.search.step(i, factors, gradient.contiguous(), moved, problem)
-    last = climb.shown(problem.x + perturbation(climb.search, factors, problem), problem)
+        moved = climb.search.step(i, factors, gradient, size, problem)
+        factors = moved if dead is None else chosen_of(dead, factors, moved)
+    last = climb.shown(perturbed(climb.search, factors, problem), problem)
     ledger.note(rows, factors, climb.oracle.judge(last, problem.y))
+    ledger.charge(rows, len(climb.losses) + 1, len(climb.losses), doubtful)
 
 
-def perturbation(search: Search, factors: Factors, problem: Problem) -> Tensor:
-    """What is added to the images: the search's perturbation, zero outside the mask and then as long as before."""
-    delta = search.delta(factors, problem.eps)
-    return delta if problem.mask is None else delta * problem.mask * per_image(_stretch(delta, problem.mask))
+def perturbed(search: Search, factors: Factors, problem: Problem) -> Tensor:
+    """The images plus the perturbation; with a mask it is zero outside, and inside as long as it was on the whole."""
+    moved = search.moved(factors, problem)
+    if problem.mask is None:
+        return moved
+    delta = moved - problem.x
+    kept = delta * problem.mask
+    stretch = length(delta) / length(kept).clamp_min(1e-30)
+    return problem.x + kept * per_image(stretch)
 
 
-def _stretch(delta: Tensor, mask: Tensor) -> Tensor:
-    """How much longer the masked perturbation must get to be as long as the whole one, (n,)."""
-    kept = length(delta * mask)
-    return torch.where(kept > 0, length(delta) / kept, 1.0)
+def chosen_of(where: Tensor, these: Factors, those: Factors) -> Factors:
+    """`these` factors for the images where it holds, `those` for the others."""
+    return Factors(*(torch.where(per_image(where), a, b) for a, b in zip(these, those, strict=True)))
 
 
-def _unjudged(judged: Judged, early_stop: bool) -> bool:
-    """An oracle without margins is asked for them where broken images must leave the batch."""
-    return early_stop and bool(judged.margin.isnan().all())
-
-
-def _usable(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients with the unusable ones (zero, or with NaN or infinity) set to zero, and where those were."""
+def _usable(gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients, zero where they hold NaN or infinity; their lengths (n,); and which are zero, None if none is."""
     size = length(gradient)
+    shortest, longest = (float(bound) for bound in size.aminmax())
+    if shortest > 0 and longest < math.inf:
+        return gradient, size, None
     dead = ~(torch.isfinite(size) & (size > 0))
-    return (gradient.masked_fill(per_image(dead), 0.0) if bool(dead.any()) else gradient), dead
+    return gradient.masked_fill(per_image(dead), 0.0), size.masked_fill(dead, 0.0), dead
+
+
+def _either(this: Tensor, that: Tensor | None) -> Tensor:
+    return this if that is None else this | that
 
 
 def _momentum(past: Tensor | None, gradient: Tensor, decay: float) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from art_lowrank.attack.balls import UNIT_BOX, Box, clamp, length, nearest, per_image
 from art_lowrank.attack.dense import Dense
 from art_lowrank.attack.factors import Factors, fitted, resolve_rank, truncated
-from art_lowrank.attack.loop import Climb, Ledger, Search, Watch, ascend, perturbation
+from art_lowrank.attack.loop import Climb, Ledger, Search, Watch, ascend, perturbed
 from art_lowrank.attack.losses import ce, schedule
 from art_lowrank.attack.oracle import ModelOracle, Oracle, evaluating, trains_batch_norm
 from art_lowrank.attack.options import Options, amounts, check_images, check_labels, spread_mask
@@ -39,7 +39,7 @@ class Attacked:
     queries: Queries
     dead: Tensor  # bool: not broken, but a gradient was zero or not finite, or the outputs were no logits: trust no "robust"
     rank_held: Tensor  # bool: neither box nor mask changed the perturbation, so that its rank is that of the factors
-    margin: Tensor  # best logit that reaches the goal minus best that does not; NaN where the oracle gives none
+    margin: Tensor  # best logit that reaches the goal minus best that does not; -inf where nothing judged the image
     loss: str  # the loss that was climbed
     attack: str  # "lowrank-pgd[power]" or "lora-pgd[paper]"
     seed: int  # the seed used, also where None was given
@@ -153,16 +153,13 @@ def _climb_all(climb: Climb, problem: Problem, options: Options, rank: int) -> L
     init = _initial(climb, problem, options.init, rank)
     ledger = Ledger.open(climb.search.start(problem, 0, init))
     if options.init == "warm-up":
-        ledger.forwards += 1
-        ledger.gradients += 1
-    for restart in range(options.restarts):
-        left = ~ledger.broken if climb.early_stop else torch.ones_like(ledger.broken)
-        rows = left.nonzero().flatten()
-        if not len(rows):
+        ledger.charge(None, 1, 1)
+    for restart in range(options.restarts if len(problem.x) else 0):
+        rows = (~ledger.broken).nonzero().flatten() if climb.early_stop and restart else None
+        if rows is not None and not len(rows):
             break
-        part = problem.rows(rows)
-        start = None if init is None or restart else init.rows(rows)
-        ascend(climb, part, climb.search.start(part, restart, start), ledger, rows)
+        part = problem if rows is None else problem.rows(rows)
+        ascend(climb, part, climb.search.start(part, restart, None if restart else init), ledger, rows)
     return ledger
 
 
@@ -172,7 +169,7 @@ def _initial(climb: Climb, problem: Problem, init: str | Factors, rank: int) -> 
         return fitted(init, problem.x, rank)
     if init != "warm-up" or not len(problem.x):
         return None
-    gradient = climb.oracle.gradient(climb.shown(problem.x, problem), problem.y, ce).gradient.to(problem.x.dtype)
+    gradient = climb.oracle.gradient(problem.x.to(climb.dtype), problem.y, ce).gradient.to(problem.x.dtype)
     pace = per_image(problem.eps / length(gradient).clamp_min(1e-30))
     return truncated(clamp(problem.x + pace * gradient, problem.box) - problem.x, rank)
 
@@ -180,15 +177,18 @@ def _initial(climb: Climb, problem: Problem, init: str | Factors, rank: int) -> 
 def _result(climb: Climb, ledger: Ledger, problem: Problem, x: Tensor, options: Options, seed: int) -> Attacked:
     """The best iterates as images within the budget; judged again where the last rounding changed them."""
     factors = climb.search.final(ledger.factors, problem.eps)
-    delta = perturbation(climb.search, ledger.factors, problem)
+    unclamped = perturbed(climb.search, ledger.factors, problem)
+    delta = unclamped - problem.x
     if problem.mask is not None:
         factors = factors.scaled(length(delta) / length(factors.dense() * problem.mask).clamp_min(1e-30))
-    moved = nearest(x, delta, problem.eps, problem.box)
-    changed = (moved != climb.shown(problem.x + delta, problem)).flatten(1).any(1).nonzero().flatten()
-    if len(changed):
-        ledger.margin[changed] = climb.oracle.judge(moved[changed], problem.y[changed]).to(ledger.margin.dtype)
+    moved, shortened = nearest(x, delta, problem.eps, problem.box)
+    if bool(shortened.any()):
+        changed = shortened.nonzero().flatten()
+        margin = climb.oracle.judge(moved[changed], problem.y[changed])
         ledger.forwards[changed] += 1
-    dead = (ledger.doubtful | ledger.margin.isinf()) & ~ledger.broken
+        if margin is not None:
+            ledger.margin = ledger.margin.index_put((changed,), margin.to(ledger.margin.dtype))
+    dead = ledger.doubtful & ~ledger.broken
     _warn(dead)
     return Attacked(
         x=moved,
@@ -196,12 +196,18 @@ def _result(climb: Climb, ledger: Ledger, problem: Problem, x: Tensor, options: 
         success=ledger.broken,
         queries=Queries(ledger.forwards, ledger.gradients),
         dead=dead,
-        rank_held=((moved.to(delta.dtype) - problem.x - factors.dense()).abs() <= 1e-6).flatten(1).all(1),
+        rank_held=_rank_held(moved, unclamped, problem),
         margin=ledger.margin,
         loss=options.climbed,
         attack=options.name,
         seed=seed,
     )
+
+
+def _rank_held(moved: Tensor, unclamped: Tensor, problem: Problem) -> Tensor:
+    """Where neither rounding nor box nor mask (unless it is all ones) came between the factors and the images."""
+    held = (moved == unclamped).flatten(1).all(1)
+    return held if problem.mask is None else held & (problem.mask == 1).flatten(1).all(1)
 
 
 def _warn(dead: Tensor) -> None:

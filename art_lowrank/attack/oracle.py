@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from art_lowrank.attack.losses import Loss, margin
 
 
 class Judged(NamedTuple):
-    """What an oracle says of a batch. A margin is positive where the attack has reached its goal, NaN where unknown."""
+    """What an oracle says of a batch. A margin is positive where the attack has reached its goal."""
 
     gradient: Tensor  # of the loss to climb, (n, c, h, w)
-    margin: Tensor  # (n,)
-    doubtful: Tensor  # (n,) bool: the outputs were not logits one can attack
+    margin: Tensor | None  # (n,), or None from an oracle that gives none for free
+    doubtful: Tensor | None  # (n,) bool: the outputs were not logits one can attack; None where all were
 
 
 class Oracle(Protocol):
@@ -28,8 +29,8 @@ class Oracle(Protocol):
     def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> Judged:
         """The gradient of the loss and the margin, from one forward and one backward pass."""
 
-    def judge(self, x: Tensor, y: Tensor) -> Tensor:
-        """The margin alone, from one forward pass."""
+    def judge(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """The margin alone, from one forward pass; None where there is no such thing."""
 
 
 @dataclass(frozen=True)
@@ -44,35 +45,42 @@ class ModelOracle:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             logits, doubtful = self._logits(x, y)
-            climbed = self._sign * loss(logits, y)
+            climbed = self._signed(loss(logits, y))
             found = torch.autograd.grad(climbed.sum(), x, allow_unused=True)[0] if climbed.requires_grad else None
         gradient = torch.zeros_like(x) if found is None else found
         with torch.no_grad():
-            return Judged(gradient, self._sign * margin(logits, y), doubtful)
+            reached = climbed.detach() if loss is margin else self._signed(margin(logits, y))
+        return Judged(gradient, reached, doubtful)
 
     def judge(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
-            return self._sign * margin(self._logits(x, y)[0], y)
+            return self._signed(margin(self._logits(x, y)[0], y))
 
-    @property
-    def _sign(self) -> int:
-        return -1 if self.targeted else 1
+    def _signed(self, values: Tensor) -> Tensor:
+        return -values if self.targeted else values
 
-    def _logits(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits in float32 or wider, and the rows that are none: not finite, or probabilities (taken as their logs)."""
         logits = self.model(x)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"the model returned {got} for {len(x)} images; it must return logits ({len(x)}, classes >= 2)")
-        if int(y.max()) >= logits.shape[1]:
-            raise ValueError(f"label {int(y.max())} is out of range: the model has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}")
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        with torch.no_grad():
-            probabilities = (logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < 1e-4)
-            doubtful = probabilities | ~torch.isfinite(logits).all(1)
-        if bool(probabilities.any()):
-            logits = torch.where(probabilities.unsqueeze(1), logits.clamp_min(1e-30).log(), logits)
-        return logits, doubtful
+        classes = logits.shape[1]
+        if int(y.max()) >= classes:
+            raise ValueError(f"label {int(y.max())} is out of range: the model has {classes} classes, 0 to {classes - 1}")
+        return _as_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+
+
+def _as_logits(outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The outputs, probabilities as their logarithms; and which rows are no logits: probabilities, or not finite."""
+    with torch.no_grad():
+        sums = outputs.sum(1)
+        nearest, farthest = (float(bound) for bound in (sums - 1).abs().aminmax())
+        if nearest >= 1e-4 and farthest < math.inf:
+            return outputs, None
+        probabilities = ((sums - 1).abs() < 1e-4) & (outputs >= 0).all(1)
+        doubtful = probabilities | ~torch.isfinite(sums)
+    return torch.where(probabilities.unsqueeze(1), outputs.clamp_min(1e-30).log(), outputs), doubtful
 
 
 @contextmanager

@@ -30,22 +30,24 @@ class Paper:
         left = (left / per_image(length(left))).expand(n, -1, -1, -1)
         return Factors(left, problem.x.new_zeros((n, c, self.rank, w)))
 
-    def delta(self, factors: Factors, eps: Tensor) -> Tensor:
+    def moved(self, factors: Factors, problem: Problem) -> Tensor:
         product = factors.dense()
-        return product * per_image(eps / (length(product) + XI))
+        return problem.x + product * per_image(problem.eps / (length(product) + XI))
 
     def final(self, factors: Factors, eps: Tensor) -> Factors:
         return factors.scaled(eps / (factors.norm() + XI))
 
-    def step(self, i: int, factors: Factors, gradient: Tensor, moved: Tensor, problem: Problem) -> Factors:
-        """With D = U V, s = |D| + xi and G the gradient at x_adv on unclipped pixels, dL/dD = eps (G / s - D <G, D> / (|D| s^2)).
+    def admissible(self, i: int, gradient: Tensor, shown: Tensor, factors: Factors, problem: Problem) -> Tensor:
+        """On unclipped pixels. One exactly at a bound counts as such, as torch's clamp had it when the code was published."""
+        if problem.box is None:
+            return gradient
+        low, high = problem.box
+        moved = self.moved(factors, problem)
+        return gradient.masked_fill((moved < low) | (moved > high), 0.0)
 
-        A pixel exactly at a bound counts as unclipped, as torch's clamp had it when the code was published.
-        """
+    def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
+        """With D = U V, s = |D| + xi and G the gradient on unclipped pixels, dL/dD = eps (G / s - D <G, D> / (|D| s^2))."""
         left, right = factors
-        if problem.box is not None:
-            low, high = problem.box
-            gradient = gradient.masked_fill((moved < low) | (moved > high), 0.0)
         along = gradient @ right.mT  # the gradient of <G, U V> in U
         gram_left, gram_right = left.mT @ left, right @ right.mT
         norm = (gram_left * gram_right).sum((1, 2, 3)).clamp_min(0).sqrt()

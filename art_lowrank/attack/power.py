@@ -13,6 +13,7 @@ from art_lowrank.attack.start import Problem, gaussian
 
 FIRST_STEP = 4.0  # of the schedule, in units of eps; it falls linearly to 0
 FEW = 5  # gradients up to which a second power iteration pays for its cost
+NUDGE = 1e-3  # of eps: how far ahead of the images the first step looks for the box
 EXTRA, FIRST = 12, 4  # columns more and power iterations on the first gradient, whose sketch is random
 
 
@@ -35,28 +36,37 @@ class Power:
         left = orthonormal(gaussian((1, c, h, self.rank), self.seed, 2 * restart + 1, problem.x)).expand(n, -1, -1, -1)
         return Factors(left, sketch).scaled(problem.eps / length(sketch))
 
-    def delta(self, factors: Factors, eps: Tensor) -> Tensor:
-        return factors.dense()
+    def moved(self, factors: Factors, problem: Problem) -> Tensor:
+        left, right = _matrices(factors)
+        return torch.baddbmm(problem.x.flatten(0, 1), left, right).view_as(problem.x)
 
     def final(self, factors: Factors, eps: Tensor) -> Factors:
         return factors
 
-    def step(self, i: int, factors: Factors, gradient: Tensor, moved: Tensor, problem: Problem) -> Factors:
+    def admissible(self, i: int, gradient: Tensor, shown: Tensor, factors: Factors, problem: Problem) -> Tensor:
+        """Without what the box would swallow. At the first step, where pixels lie on the bounds, only what leaves it."""
+        shown = shown.to(gradient.dtype)
+        if i == 0:
+            nudge = NUDGE * problem.eps / length(gradient).clamp_min(1e-30)
+            shown = torch.addcmul(shown, gradient, per_image(nudge))
+        return inward(gradient, shown, problem.box)
+
+    def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
         """The best rank-r part of delta + a G that the power iterations find from the last R, scaled to the sphere."""
-        gradient = inward(gradient, moved, problem.box)
-        size = length(gradient)
-        pace = per_image(stride(i, self.steps, problem) / size.clamp_min(1e-30))
-        left, right = factors
+        n, c = gradient.shape[:2]
+        pace = (stride(i, self.steps, problem) / size.clamp_min(1e-30)).repeat_interleave(c).reshape(-1, 1, 1)
+        (left, right), matrix = _matrices(factors), gradient.flatten(0, 1)
         found = right if i else torch.cat([right, self._extra(problem.x)], -2)
-        for _ in range(self._iterations(i)):
-            basis = orthonormal(left @ (right @ found.mT) + (gradient @ found.mT) * pace)
-            found = (basis.mT @ left) @ right + (basis.mT @ gradient) * pace
+        for k in reversed(range(self._iterations(i))):
+            probe = found.mT
+            basis = torch.baddbmm(left @ (right @ probe), matrix, probe * pace)
+            basis = basis if k % 2 else orthonormal(basis)  # every second time is often enough for float32
+            found = torch.baddbmm((basis.mT @ left) @ right, basis.mT * pace, matrix)
         if i == 0:
             basis, found = leading(basis, found, self.rank)
-        norm = length(found)
+        norm = torch.linalg.vector_norm(found.view(n, -1), dim=1)
         scale = problem.eps / norm.clamp_min(1e-30) if problem.step_size is None else shrink(norm, problem.eps)
-        usable = per_image((size > 0) & (norm > 0))
-        return Factors(torch.where(usable, basis, left), torch.where(usable, found * per_image(scale), right))
+        return Factors(basis.view_as(factors.left), found.view_as(factors.right) * per_image(scale))
 
     def _iterations(self, i: int) -> int:
         if i == 0:
@@ -67,7 +77,7 @@ class Power:
         """More random rows for the first sketch, as many as the images have room for."""
         n, c, h, w = x.shape
         rows = min(EXTRA, h - self.rank, w - self.rank)
-        return gaussian((1, c, rows, w), self.seed, -1, x).expand(n, -1, -1, -1)
+        return gaussian((1, c, rows, w), self.seed, -1, x).expand(n, -1, -1, -1).flatten(0, 1)
 
     def _padded(self, init: Factors, sketch: Tensor, eps: Tensor) -> Factors:
         """Foreign factors with orthonormal columns, inside the ball, the missing columns empty over a random sketch."""
@@ -81,6 +91,11 @@ class Power:
 def stride(i: int, steps: int, problem: Problem) -> Tensor:
     """Length of step i: the caller's, or 4 eps falling linearly to 0."""
     return FIRST_STEP * (1 - i / steps) * problem.eps if problem.step_size is None else problem.step_size
+
+
+def _matrices(factors: Factors) -> tuple[Tensor, Tensor]:
+    """The factors of all images and channels in one row, as the batched products want them."""
+    return factors.left.flatten(0, 1), factors.right.flatten(0, 1)
 
 
 def orthonormal(columns: Tensor) -> Tensor:

@@ -61,12 +61,12 @@ class EstimatorOracle:
         arrays = (self.layout.samples(x).cpu().numpy(), y.cpu().numpy())
         found = torch.as_tensor(np.asarray(self.estimator.loss_gradient(*arrays), dtype=np.float32))
         gradient = self.layout.images(found).to(x.device) * (-1 if self.targeted else 1)
-        return Judged(gradient, torch.full((len(x),), torch.nan, device=x.device), torch.zeros(len(x), device=x.device).bool())
+        return Judged(gradient, None, None)
 
-    def judge(self, x: Tensor, y: Tensor) -> Tensor:
-        """Margins of the outputs, logits or probabilities; NaN for what is no classifier."""
+    def judge(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """Margins of the outputs, logits or probabilities; None for what is no classifier."""
         if not isinstance(self.estimator, ClassifierMixin):
-            return torch.full((len(x),), torch.nan, device=x.device)
+            return None
         outputs = self.estimator.predict(self.layout.samples(x).cpu().numpy(), batch_size=max(1, len(x)))
         found = margin(torch.as_tensor(np.asarray(outputs, dtype=np.float32)), y.argmax(1).cpu())
         return (-found if self.targeted else found).to(x.device)
@@ -79,8 +79,7 @@ class TensorOracle(EstimatorOracle):
     def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> Judged:
         with torch.enable_grad():
             found = self.estimator.loss_gradient(x=self.layout.samples(x), y=y)
-        unknown = torch.full((len(x),), torch.nan, device=x.device)
-        return Judged(self.layout.images(found) * (-1 if self.targeted else 1), unknown, unknown.bool() & False)
+        return Judged(self.layout.images(found) * (-1 if self.targeted else 1), None, None)
 
 
 def reaches_torch(estimator: Any) -> bool:

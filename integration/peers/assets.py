@@ -26,7 +26,8 @@ def folder() -> Path:
 def zoo() -> ModuleType:
     """The loader that lies beside the assets, imported by its path."""
     spec = importlib.util.spec_from_file_location("zoo", folder() / "zoo.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""Every attack of the comparison as (model, x, y, eps, seed, **settings) -> attacked images: thin translations, nothing more."""
+"""Every attack of the comparison as (model, x, y, eps, seed, settings) -> attacked images: only translated."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import foolbox
 import numpy as np
 import torch
 import torchattacks
 from adv_lib.attacks.auto_pgd import apgd
 from art.attacks.evasion import ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
+from foolbox import PyTorchModel
+from foolbox.attacks import L2ProjectedGradientDescentAttack
 from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor, nn
 
@@ -40,22 +41,35 @@ def no_attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> 
     return x
 
 
-def lowrank(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int, *, method: str, rank: int | str, steps: int) -> Tensor:
+def lowrank(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int, *, method: str, rank: int | str, steps: int
+) -> Tensor:
     return lowrank_pgd(model, x, y, eps=eps, rank=rank, steps=steps, method=method, seed=seed).x
 
 
-def torchattacks_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int, *, steps: int, step_over_eps: float) -> Tensor:
+def torchattacks_pgd(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int, *, steps: int, step_over_eps: float
+) -> Tensor:
     torch.manual_seed(seed)
-    adversarial: Tensor = torchattacks.PGDL2(model, eps=eps, alpha=step_over_eps * eps, steps=steps, random_start=True)(x, y)
+    attack = torchattacks.PGDL2(model, eps=eps, alpha=step_over_eps * eps, steps=steps, random_start=True)
+    adversarial: Tensor = attack(x, y)
     return adversarial
 
 
-def art_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int, *, steps: int, step_over_eps: float) -> Tensor:
+def art_pgd(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int, *, steps: int, step_over_eps: float
+) -> Tensor:
     np.random.seed(seed)
     attack = ProjectedGradientDescent(
-        estimator(model, x), norm=2, eps=eps, eps_step=step_over_eps * eps, max_iter=steps, num_random_init=1,
-        batch_size=len(x), verbose=False,
-    )  # fmt: skip
+        estimator(model, x),
+        norm=2,
+        eps=eps,
+        eps_step=step_over_eps * eps,
+        max_iter=steps,
+        num_random_init=1,
+        batch_size=len(x),
+        verbose=False,
+    )
     return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
 
 
@@ -72,17 +86,19 @@ def autoattack_apgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: in
     return adversarial
 
 
-def foolbox_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int, *, steps: int, step_over_eps: float) -> Tensor:
+def foolbox_pgd(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int, *, steps: int, step_over_eps: float
+) -> Tensor:
     torch.manual_seed(seed)
-    attack = foolbox.attacks.L2ProjectedGradientDescentAttack(rel_stepsize=step_over_eps, steps=steps, random_start=True)
-    _, clipped, _ = attack(foolbox.PyTorchModel(model, bounds=UNIT, device="cpu"), x, y, epsilons=eps)
-    adversarial: Tensor = clipped
+    attack = L2ProjectedGradientDescentAttack(rel_stepsize=step_over_eps, steps=steps, random_start=True)
+    adversarial: Tensor = attack(PyTorchModel(model, bounds=UNIT, device="cpu"), x, y, epsilons=eps)[1]  # clipped
     return adversarial
 
 
 def advlib_apgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int, *, steps: int, loss: str) -> Tensor:
     torch.manual_seed(seed)
-    return apgd(model, x, y, eps, norm=2, n_iter=steps, loss_function=loss)
+    adversarial: Tensor = apgd(model, x, y, eps, norm=2, n_iter=steps, loss_function=loss)
+    return adversarial
 
 
 def clean() -> Contender:

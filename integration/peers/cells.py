@@ -13,11 +13,27 @@ from outcome import Outcome, judge
 from torch import Tensor, nn
 
 from art_lowrank import record
-from art_lowrank.record import Record
+from art_lowrank.record import JSON, Record
 
 BATCH = 250
 PACKAGES = ("torch", "adversarial-robustness-toolbox", "torchattacks", "foolbox", "adv-lib", "pyautoattack")
 SOURCE = "art-lowrank-attack-source"
+
+
+def source() -> str:
+    """Digest of our attack's code, since results of ours change with it and its version number does not."""
+    files = sorted((Path(record.__file__).parent / "attack").glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+DIGEST = source()  # now: the files may change while cells run
+
+
+def number(value: JSON) -> float:
+    """A number out of a record."""
+    if not isinstance(value, int | float):
+        raise ValueError(f"a record holds {value!r} where a number is due")
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,7 @@ def measured(cell: Cell, model: nn.Module, x: Tensor, y: Tensor) -> Record:
             "gradients_per_image": cell.contender.gradients,
         },
         volatile={"process_seconds": seconds, "threads": torch.get_num_threads()},
-        versions={**record.versions(*PACKAGES), SOURCE: source()},
+        versions={**record.versions(*PACKAGES), SOURCE: DIGEST},
     )
 
 
@@ -71,9 +87,3 @@ def attacked(model: nn.Module, x: Tensor, y: Tensor, contender: Contender, eps: 
         images = images.contiguous()  # some peers call view
         parts.append(judge(model, images, labels, contender(model, images.clone(), labels.clone(), eps, seed), eps))
     return Outcome(torch.cat([part.broken for part in parts]), max(part.distance for part in parts))
-
-
-def source() -> str:
-    """Digest of our attack's code, since results of ours change with it and its version number does not."""
-    files = sorted((Path(record.__file__).parent / "attack").glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]

@@ -89,6 +89,6 @@ QUARTER = (
     autoattack("dlr", 100),
 )
 PLANS: dict[str, dict[float, tuple[Contender, ...]]] = {
-    **dict.fromkeys(ROBUST_NETS, {0.5: HALF, 1.0: ONE}),
-    **dict.fromkeys(STANDARD_NETS, {0.25: QUARTER}),
+    **{net: {0.5: HALF, 1.0: ONE} for net in ROBUST_NETS},
+    **{net: {0.25: QUARTER} for net in STANDARD_NETS},
 }

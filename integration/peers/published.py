@@ -42,7 +42,8 @@ def unit(direction: Tensor) -> Tensor:
 
 
 def norm(images: Tensor) -> Tensor:
-    return images.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    length: Tensor = images.flatten(1).norm(dim=1)
+    return length.view(-1, 1, 1, 1)
 
 
 class Clamp(torch.autograd.Function):
@@ -56,4 +57,5 @@ class Clamp(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:
         (inside,) = context.saved_tensors
-        return gradients[0] * inside
+        inward: Tensor = gradients[0] * inside
+        return inward

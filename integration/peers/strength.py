@@ -1,4 +1,4 @@
-"""Robust accuracy under our attack and its peers: one record a cell, written as it ends; what is recorded is skipped."""
+"""Robust accuracy under our attack and its peers: a record a cell, written as it ends; recorded cells are skipped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from assets import cifar10, net
 from attacks import label
-from cells import Cell, measured
+from cells import Cell, measured, number
 from plan import PLANS, STANDARD_IMAGES, STANDARD_NETS
 
 from art_lowrank.record import append, read
@@ -37,7 +37,7 @@ def work(todo: list[Cell], out: Path) -> None:
         append(out, found)
         print(
             f"{cell.model} eps {cell.eps} seed {found.seed} {label(found.attack, found.settings)}: "
-            f"{100 * float(found.values['robust_accuracy']):.1f} % in {time.perf_counter() - started:.1f} s",
+            f"{100 * number(found.values['robust_accuracy']):.1f} % in {time.perf_counter() - started:.1f} s",
             flush=True,
         )
 
@@ -61,7 +61,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split", choices=("test", "train"), default="test")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only attacks whose name holds one of these texts")
-    parser.add_argument("--again", action="store_true", help="measure recorded cells anew; a table takes the last record")
+    parser.add_argument("--again", action="store_true", help="measure recorded cells anew; the table takes the last")
     return parser.parse_args()
 
 

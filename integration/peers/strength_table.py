@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from attacks import label
-from cells import SOURCE
+from cells import SOURCE, number
 from plan import ROBUST_NETS
 from targets import Robust, Row, Rows, Verdict, verdicts
 
-from art_lowrank.record import Record, read, unpack
+from art_lowrank.record import JSON, Record, read, unpack
 from art_lowrank.statistics import wilson
 
 WORDS = {True: "met", False: "MISSED", None: "NOT MEASURED"}
@@ -41,7 +41,7 @@ def _rows(records: Iterable[Record]) -> Rows:
     """Robust outcomes by radius and attack, then by net, seeds stacked."""
     found: dict[tuple[float, str], dict[str, list[Robust]]] = {}
     for record in records:
-        row = found.setdefault((float(record.settings["eps"]), _label(record)), {})  # type: ignore[arg-type]
+        row = found.setdefault((number(record.settings["eps"]), _label(record)), {})
         flags = unpack(str(record.values["broken"]), record.n)
         row.setdefault(record.model, []).append(1 - np.array(flags, dtype=np.float64))
     return {key: {net: np.stack(seeds) for net, seeds in row.items()} for key, row in found.items()}
@@ -55,18 +55,19 @@ def _caption(records: Sequence[Record]) -> list[str]:
     n = records[0].n
     seeds = sorted({record.seed for record in records if record.seed is not None})
     sources = sorted({r.versions.get(SOURCE, "unknown") for r in records if r.attack.startswith(("lowrank", "lora"))})
-    widest = max(float(r.values["max_distance"]) / float(r.settings["eps"]) - 1 for r in records)  # type: ignore[arg-type]
+    widest = max(number(r.values["max_distance"]) / number(r.settings["eps"]) - 1 for r in records)
     half = 50 * (wilson(n // 2, n).high - wilson(n // 2, n).low)
+    note = " (MIXED: measure again)" if len(sources) > 1 else ""
     return [
-        f"Robust accuracy in percent, the mean over seeds {', '.join(map(str, seeds))} (attacks without randomness: one "
-        f"run); n = {n}, so the 95 % interval of one number is at most +-{half:.1f} points. An image is broken if the net "
-        f"errs on what the attack returned. Largest distance: eps + {max(widest, 0) * 1e6:.2f} millionths. Source of our "
-        f"attack: {', '.join(sources)}" + (" (MIXED: measure again)." if len(sources) > 1 else "."),
+        f"Robust accuracy in percent, mean over seeds {seeds} (attacks without randomness: one run), n = {n}:",
+        f"the 95 % interval of one number is at most +-{half:.1f} points. An image is broken if the net errs on what",
+        f"the attack returned. Largest distance: eps + {1e6 * max(widest, 0):.2f} millionths.",
+        f"Digest of our attack's source: {', '.join(sources)}{note}.",
         "",
     ]
 
 
-def _table(rows: Rows, eps: float, nets: Sequence[str], gradients: dict[str, object]) -> list[str]:
+def _table(rows: Rows, eps: float, nets: Sequence[str], gradients: Mapping[str, JSON]) -> list[str]:
     head = ["attack", "gradients", *(name.removeprefix("cifar10_") for name in nets), "mean"]
     lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     for (radius, name), row in rows.items():
@@ -85,7 +86,7 @@ def _percents(row: Row, nets: Sequence[str]) -> list[str]:
 def _told(verdict: Verdict) -> list[str]:
     each = "; ".join(f"{net.removeprefix('cifar10_')} {one.points(2)}" for net, one in verdict.differences.items())
     remarks = [f"  - higher rank, {remark}" for remark in verdict.remarks]
-    return [f"- **{WORDS[verdict.met]}** {verdict.target}: {verdict.summary}", *([f"  - {each}"] if each else []), *remarks]
+    return [f"- **{WORDS[verdict.met]}** {verdict.target}: {verdict.summary}", f"  - {each or '-'}", *remarks]
 
 
 def main() -> None:

@@ -24,36 +24,33 @@ class Verdict(NamedTuple):
     remarks: Sequence[str] = ()
 
 
+Judge: TypeAlias = Callable[[Rows, Sequence[str]], Verdict]
+
+
 def verdicts(rows: Rows, nets: Sequence[str]) -> list[Verdict]:
     """All targets, on the given nets; one that lacks a record is not left out but shown as not measured."""
-    judges: list[tuple[str, Callable[[Rows, Sequence[str]], Verdict]]] = [
-        ("rank 3, 10 gradients: on average at least 3 points below the published attack", _below("r=3", 0.03)),
-        ("rank 10, 10 gradients: on average at least 4 points below the published attack", _below("r=10", 0.04)),
-        ("rank 3: 4 gradients are on average no weaker than the published attack with 100", _few(4, 0.0)),
-        ("rank 3: 3 gradients are on average within 0.5 point of the published attack with 100", _few(3, 0.005)),
-        (
-            "rank 10, 10 gradients: in the median over nets no weaker than the better of APGD-CE and -DLR with 100, "
-            "within 1.5 points on each net",
-            _dense(0.5, 10, [f"AutoAttack APGD-{loss} N=100" for loss in ("CE", "DLR")], 0.015),
-        ),
-        (
-            "eps 1.0, rank 10, 20 gradients: in the median over nets no weaker than APGD-CE with 50, within 1 point on each",
-            _dense(1.0, 20, ["AutoAttack APGD-CE N=50"], 0.01),
-        ),
-    ]
-    return [_judged(target, judge, rows, nets) for target, judge in judges]
+    dense = [f"AutoAttack APGD-{loss} N=100" for loss in ("CE", "DLR")]
+    judges: dict[str, Judge] = {
+        "rank 3, 10 gradients: on average at least 3 points below the published attack": _below("r=3", 0.03),
+        "rank 10, 10 gradients: on average at least 4 points below the published attack": _below("r=10", 0.04),
+        "rank 3: 4 gradients on average no weaker than the published attack with 100": _few(4, 0.0),
+        "rank 3: 3 gradients on average within 0.5 point of the published attack with 100": _few(3, 0.005),
+        "rank 10, 10 gradients: in the median over nets no weaker than the better of APGD-CE and -DLR with 100, "
+        "within 1.5 points on each": _dense(0.5, 10, dense, 0.015),
+        "eps 1.0, rank 10, 20 gradients: in the median over nets no weaker than APGD-CE with 50, "
+        "within 1 point on each": _dense(1.0, 20, ["AutoAttack APGD-CE N=50"], 0.01),
+    }
+    return [_judged(target, judge, rows, nets) for target, judge in judges.items()]
 
 
-def _judged(
-    target: str, judge: Callable[[Rows, Sequence[str]], Verdict], rows: Rows, nets: Sequence[str]
-) -> Verdict:
+def _judged(target: str, judge: Judge, rows: Rows, nets: Sequence[str]) -> Verdict:
     try:
         return judge(rows, nets)._replace(target=target)
     except KeyError as missing:
         return Verdict(target, {}, f"no record of {missing}", None)
 
 
-def _below(rank: str, points: float) -> Callable[[Rows, Sequence[str]], Verdict]:
+def _below(rank: str, points: float) -> Judge:
     def judge(rows: Rows, nets: Sequence[str]) -> Verdict:
         """Every net in our favour, the mean large enough, and its interval well clear of chance."""
         pairs = _pairs(rows, nets, f"lowrank-pgd[power] {rank} N=10", f"lora-pgd[paper] {rank} N=10")
@@ -64,7 +61,7 @@ def _below(rank: str, points: float) -> Callable[[Rows, Sequence[str]], Verdict]
     return judge
 
 
-def _few(steps: int, slack: float) -> Callable[[Rows, Sequence[str]], Verdict]:
+def _few(steps: int, slack: float) -> Judge:
     def judge(rows: Rows, nets: Sequence[str]) -> Verdict:
         pairs = _pairs(rows, nets, f"lowrank-pgd[power] r=3 N={steps}", "lora-pgd[paper] r=3 N=100")
         mean = mean_paired_difference(list(pairs.values()))
@@ -73,9 +70,9 @@ def _few(steps: int, slack: float) -> Callable[[Rows, Sequence[str]], Verdict]:
     return judge
 
 
-def _dense(eps: float, steps: int, rivals: Sequence[str], each_within: float) -> Callable[[Rows, Sequence[str]], Verdict]:
+def _dense(eps: float, steps: int, rivals: Sequence[str], each_within: float) -> Judge:
     def judge(rows: Rows, nets: Sequence[str]) -> Verdict:
-        """Against the rival that is stronger on the net; where the gap is too wide, higher ranks show whether rank is why."""
+        """Against the stronger rival on each net; where the gap is wide, higher ranks show whether rank is why."""
         best = {net: min(rivals, key=lambda rival: _row(rows, eps, rival)[net].mean()) for net in nets}
 
         def against(label: str, net: str) -> Interval:
