@@ -93,6 +93,7 @@ class Climb:
     losses: list[Loss]
     early_stop: bool
     dtype: torch.dtype  # of the images the oracle is shown
+    tracks: bool = True  # the best iterate is kept, not the last
     decay: float | None = None
     watch: Watch | None = None
 
@@ -102,7 +103,7 @@ class Climb:
 
 
 def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, rows: Tensor | None = None) -> None:
-    """Climb one start to its end and note the best iterates; `rows` are the ledger's rows of the images, None for all."""
+    """Climb one start to its end and note its best iterates; `rows` are the ledger's rows of the images, None for all."""
     momentum: Tensor | None = None
     doubtful = torch.zeros_like(problem.eps, dtype=torch.bool)
     for i, loss in enumerate(climb.losses):
@@ -111,7 +112,8 @@ def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, row
         margin = judged.margin
         if margin is None and climb.early_stop:
             margin = climb.oracle.judge(shown, problem.y)
-        ledger.note(rows, factors, margin)
+        if climb.tracks and margin is not None:
+            ledger.note(rows, factors, margin)
         if climb.watch is not None:
             climb.watch(i, judged.gradient, shown, problem.y)
         gradient = climb.search.admissible(i, judged.gradient.to(factors.left.dtype).contiguous(), shown, factors, problem)
@@ -123,6 +125,7 @@ def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, row
         if climb.early_stop and margin is not None and bool((margin > 0).any()):
             gone, left = margin > 0, ~(margin > 0)
             rows = torch.arange(len(gone), device=gone.device) if rows is None else rows
+            ledger.note(rows[gone], factors.rows(gone), margin[gone])
             ledger.charge(rows[gone], i + 1, i + 1, doubtful[gone])
             rows, problem, factors, doubtful = rows[left], problem.rows(left), factors.rows(left), doubtful[left]
             gradient, size = gradient[left], size[left]

@@ -106,6 +106,7 @@ def lowrank_pgd(
     options = Options(**given)
     if options.loss == "estimator":
         raise ValueError("loss='estimator' is the loss of an ART estimator; a torch model has none, use loss='auto' or 'ce'")
+    check_images(x, options.clip)
     check_labels(y, len(x))
     with evaluating(model):
         return run(ModelOracle(model, targeted), x, y, options, batch_bound=trains_batch_norm(model))
@@ -114,18 +115,18 @@ def lowrank_pgd(
 def run(
     oracle: Oracle, x: Tensor, y: Tensor, options: Options, *, batch_bound: bool = False, watch: Watch | None = None
 ) -> Attacked:
-    """Attack through any oracle. `batch_bound`: an image's result depends on its batch, so none may leave it."""
-    check_images(x, options.clip)
+    """Attack checked images through any oracle. `batch_bound`: their results depend on each other, so none may leave."""
     x = x.detach()
     with torch.inference_mode(False), torch.no_grad():
         problem = _problem(x, y, options)
         rank, seed = resolve_rank(options.rank, *x.shape[2:]), options.drawn_seed()
         climb = Climb(
             oracle,
-            _search(options, seed, rank, min(x.shape[2:])),
+            _search(options, seed, rank, x),
             schedule(options.climbed, options.steps),
             options.early_stop and not batch_bound,
             x.dtype,
+            tracks=options.method == "power",  # the published method returns its last iterate
             decay=options.decay,
             watch=watch,
         )
@@ -142,10 +143,10 @@ def _problem(x: Tensor, y: Tensor, options: Options) -> Problem:
     return Problem(x.to(wide).contiguous(), y.to(x.device), eps, step_size, mask, options.clip)
 
 
-def _search(options: Options, seed: int, rank: int, full: int) -> Search:
+def _search(options: Options, seed: int, rank: int, x: Tensor) -> Search:
     if options.method == "paper":
-        return Paper(rank, seed)
-    return Dense(options.steps, seed) if rank == full else Power(rank, options.steps, seed)
+        return Paper(rank, seed, len(x))
+    return Dense(options.steps, seed) if rank == min(x.shape[2:]) else Power(rank, options.steps, seed)
 
 
 def _climb_all(climb: Climb, problem: Problem, options: Options, rank: int) -> Ledger:

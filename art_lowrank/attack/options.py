@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -168,12 +168,10 @@ def _check_count(name: str, value: Any, least: int) -> None:
 def _check_amount(name: str, value: Any, positive: bool = False) -> None:
     least = "a number > 0" if positive else "a number >= 0"
     try:
-        if isinstance(value, bool) or not isinstance(value, Real | Tensor):
-            value = torch.as_tensor(value) if not isinstance(value, bool | str) else None
-        given = torch.as_tensor(value, dtype=torch.float64)
+        given = None if isinstance(value, bool | str) else torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name} is {value!r}; give {least}, or one an image") from None
-    if not bool(torch.isfinite(given).all()) or bool((given <= 0 if positive else given < 0).any()):
+        given = None
+    if given is None or not bool(torch.isfinite(given).all()) or bool((given <= 0 if positive else given < 0).any()):
         raise ValueError(f"{name} is {value!r}; give {least}, or one an image")
 
 

@@ -20,6 +20,7 @@ class Paper:
 
     rank: int
     seed: int
+    batch: int  # images of the call: the published loss is their mean, which matters next to xi alone
 
     def start(self, problem: Problem, restart: int, init: Factors | None) -> Factors:
         """U random of unit length and V zero, or the given factors as they are."""
@@ -55,8 +56,7 @@ class Paper:
         scale = per_image(problem.eps / (norm + XI))
         towards_left = scale * (along - bend * (left @ gram_right))
         towards_right = scale * (left.mT @ gradient - bend * (gram_left @ right))
-        return Factors(left + _unit(towards_left), right + _unit(towards_right))
+        return Factors(left + self._unit(towards_left), right + self._unit(towards_right))
 
-
-def _unit(direction: Tensor) -> Tensor:
-    return direction / (per_image(length(direction)) + XI)
+    def _unit(self, direction: Tensor) -> Tensor:
+        return direction / (per_image(length(direction)) + XI * self.batch)

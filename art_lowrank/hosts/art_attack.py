@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from art_lowrank.attack import Attacked, Factors
 from art_lowrank.attack.loop import Watch
 from art_lowrank.attack.lowrank import run
-from art_lowrank.attack.options import Options, amounts
+from art_lowrank.attack.options import Options, amounts, check_images
 from art_lowrank.hosts.art_checks import as_float32, batch_of, broadcast, check_art_types, checked_labels, clip_of
 from art_lowrank.hosts.art_oracle import Array, Layout, layout_of, oracle_of, reaches_torch, undisturbed
 
@@ -193,6 +193,7 @@ class LowRankPGD(EvasionAttack):
         oracle = oracle_of(self.estimator, layout, options.loss, self.targeted)
         device = torch.device(getattr(self.estimator, "device", "cpu"))
         images = layout.images(torch.from_numpy(inputs))
+        check_images(images, options.clip)
         with undisturbed(self.estimator):
             parts = []
             starts = range(0, max(1, len(inputs)), self.batch_size)
