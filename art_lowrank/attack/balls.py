@@ -19,7 +19,8 @@ def per_image(values: Tensor) -> Tensor:
 
 def length(delta: Tensor) -> Tensor:
     """l2 norm of every image over all its channels, (n,)."""
-    return torch.linalg.vector_norm(delta, dim=(1, 2, 3))
+    norm: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3))
+    return norm
 
 
 def clamp(x: Tensor, box: Box) -> Tensor:
@@ -34,13 +35,13 @@ def clamp(x: Tensor, box: Box) -> Tensor:
 
 def clamp_(x: Tensor, box: Box) -> Tensor:
     """The same in place, for a tensor that is nobody else's: a pass over fresh memory less."""
-    if box is None or any(isinstance(bound, Tensor) for bound in box):
+    if box is None or isinstance(box[0], Tensor) or isinstance(box[1], Tensor):
         return clamp(x, box)
-    return x.clamp_(*box)
+    return x.clamp_(box[0], box[1])
 
 
 def inward(gradient: Tensor, shown: Tensor, box: Box) -> Tensor:
-    """The gradient of the clamped images: zero on pixels at or beyond a bound. Numbers as bounds take one fused kernel."""
+    """The gradient of the clamped images: zero on pixels at or beyond a bound (one fused kernel for numbers)."""
     if box is None:
         return gradient
     low, high = box
@@ -55,7 +56,7 @@ def shrink(norm: Tensor, eps: Tensor) -> Tensor:
 
 
 def nearest(x: Tensor, delta: Tensor, eps: Tensor, box: Box) -> tuple[Tensor, Tensor]:
-    """x + delta inside the box and in x's dtype, at most eps from x *after* the last rounding; and which were shortened.
+    """x + delta in the box and in x's dtype, at most eps from x *after* the last rounding; which were shortened.
 
     Rounding to a half-precision grid can lengthen a perturbation by a percent, so the distance is measured on the
     rounded image and the perturbation shortened until it fits; an image that cannot be fitted stays as it was.

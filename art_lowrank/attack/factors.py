@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from art_lowrank.attack.balls import UNIT_BOX, Box, nearest, per_image
+from art_lowrank.attack.balls import UNIT_BOX, Box, length, nearest, per_image
 
 
 class Factors(NamedTuple):
@@ -34,13 +34,17 @@ class Factors(NamedTuple):
         """Bytes the two factors take; a dense perturbation takes n * c * h * w * itemsize."""
         return self.left.nbytes + self.right.nbytes
 
+    def __repr__(self) -> str:
+        n, c, h, r = self.left.shape
+        return f"Factors({n} images of {c} x {h} x {self.right.shape[-1]}, rank {r})"
+
     def dense(self) -> Tensor:
         """The perturbation itself, (n, c, h, w)."""
         return self.left @ self.right
 
     def norm(self) -> Tensor:
         """Frobenius norm of every image's perturbation, (n,)."""
-        return torch.linalg.vector_norm(self.dense(), dim=(1, 2, 3))
+        return length(self.dense())
 
     def rows(self, index: Tensor) -> Factors:
         """The factors of some of the images."""
@@ -51,7 +55,7 @@ class Factors(NamedTuple):
         return Factors(self.left, self.right * per_image(scale))
 
     def apply(self, x: Tensor, clip: Box = UNIT_BOX) -> Tensor:
-        """The attacked images: x plus the perturbation, inside `clip`, in x's dtype, never farther from x than `norm`."""
+        """x plus the perturbation, inside `clip`, in x's dtype, never farther from x than `norm`."""
         n, c, h, _ = self.left.shape
         if tuple(x.shape) != (n, c, h, self.right.shape[-1]):
             raise ValueError(f"factors of shape {(n, c, h, self.right.shape[-1])} do not fit images {tuple(x.shape)}")
@@ -113,12 +117,14 @@ def identity(delta: Tensor) -> Factors:
 
 
 def resolve_rank(rank: int | float | str, height: int, width: int) -> int:
-    """Rank as a whole number: an int as it is, a share in (0, 1) of min(height, width), "full" as min(height, width)."""
+    """Rank as a whole number: an int as it is, a share in (0, 1) of min(height, width), or "full" as all of it."""
     full = min(height, width)
     if rank == "full":
         return full
     if isinstance(rank, float):
         return max(1, round(rank * full))
     if int(rank) > full:
-        raise ValueError(f'rank {rank} exceeds min(height, width) = {full} of the images; use rank="full" or at most {full}')
+        raise ValueError(
+            f'rank {rank} exceeds min(height, width) = {full} of the images; use rank="full" or at most {full}'
+        )
     return int(rank)

@@ -13,7 +13,7 @@ from torch import Tensor
 from art_lowrank.attack.balls import clamp_, length, per_image
 from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.losses import Loss
-from art_lowrank.attack.oracle import Judged, Oracle
+from art_lowrank.attack.oracle import Oracle
 from art_lowrank.attack.start import Problem
 
 Watch: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], None]  # step, gradient, images, labels
@@ -103,7 +103,7 @@ class Climb:
 
 
 def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, rows: Tensor | None = None) -> None:
-    """Climb one start to its end and note its best iterates; `rows` are the ledger's rows of the images, None for all."""
+    """Climb one start to its end and note its best iterates; `rows` are the images' in the ledger, None for all."""
     momentum: Tensor | None = None
     doubtful = torch.zeros_like(problem.eps, dtype=torch.bool)
     for i, loss in enumerate(climb.losses):
@@ -116,7 +116,9 @@ def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, row
             ledger.note(rows, factors, margin)
         if climb.watch is not None:
             climb.watch(i, judged.gradient, shown, problem.y)
-        gradient = climb.search.admissible(i, judged.gradient.to(factors.left.dtype).contiguous(), shown, factors, problem)
+        gradient = climb.search.admissible(
+            i, judged.gradient.to(factors.left.dtype).contiguous(), shown, factors, problem
+        )
         gradient, size, dead = _usable(gradient if problem.mask is None else gradient * problem.mask)
         doubtful = _either(_either(doubtful, dead), judged.doubtful)
         if climb.decay is not None:

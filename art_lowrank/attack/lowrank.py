@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from art_lowrank.attack.balls import UNIT_BOX, Box, clamp, length, nearest, per_image
+from art_lowrank.attack.balls import UNIT_BOX, Box, clamp, length, per_image
 from art_lowrank.attack.dense import Dense
 from art_lowrank.attack.factors import Factors, fitted, resolve_rank, truncated
-from art_lowrank.attack.loop import Climb, Ledger, Search, Watch, ascend, perturbed
+from art_lowrank.attack.loop import Climb, Ledger, Search, Watch, ascend
 from art_lowrank.attack.losses import ce, schedule
-from art_lowrank.attack.oracle import ModelOracle, Oracle, evaluating, trains_batch_norm
 from art_lowrank.attack.options import Options, amounts, check_images, check_labels, spread_mask
+from art_lowrank.attack.oracle import ModelOracle, Oracle, evaluating, trains_batch_norm
 from art_lowrank.attack.paper import Paper
 from art_lowrank.attack.power import Power
+from art_lowrank.attack.result import Attacked, result_of
 from art_lowrank.attack.start import Problem
-
-
-class Queries(NamedTuple):
-    """What every image cost, (n,) each: forward passes it took part in, and gradients among them."""
-
-    forwards: Tensor
-    gradients: Tensor
-
-
-@dataclass(frozen=True)
-class Attacked:
-    """What an attack returns. Tensors have one row an image."""
-
-    x: Tensor  # the attacked images, in the dtype of the images given
-    factors: Factors  # their perturbations before the box, float32 or wider
-    success: Tensor  # bool: the goal is reached
-    queries: Queries
-    dead: Tensor  # bool: not broken, but a gradient was zero or not finite, or the outputs were no logits: trust no "robust"
-    rank_held: Tensor  # bool: neither box nor mask changed the perturbation, so that its rank is that of the factors
-    margin: Tensor  # best logit that reaches the goal minus best that does not; -inf where nothing judged the image
-    loss: str  # the loss that was climbed
-    attack: str  # "lowrank-pgd[power]" or "lora-pgd[paper]"
-    seed: int  # the seed used, also where None was given
-
-    @classmethod
-    def joined(cls, parts: Sequence[Attacked]) -> Attacked:
-        """The results of consecutive batches as one."""
-        first = parts[0]
-        values = {}
-        for field in fields(cls):
-            column = [getattr(part, field.name) for part in parts]
-            if isinstance(column[0], Tensor):
-                values[field.name] = torch.cat(column)
-            elif isinstance(column[0], tuple):
-                values[field.name] = type(column[0])(*(torch.cat(tensors) for tensors in zip(*column, strict=True)))
-            else:
-                values[field.name] = getattr(first, field.name)
-        return cls(**values)
 
 
 def lowrank_pgd(
@@ -105,7 +65,9 @@ def lowrank_pgd(
         del given[name]
     options = Options(**given)
     if options.loss == "estimator":
-        raise ValueError("loss='estimator' is the loss of an ART estimator; a torch model has none, use loss='auto' or 'ce'")
+        raise ValueError(
+            "loss='estimator' is the loss of an ART estimator; a torch model has none, use loss='auto' or 'ce'"
+        )
     check_images(x, options.clip)
     check_labels(y, len(x))
     with evaluating(model):
@@ -115,7 +77,7 @@ def lowrank_pgd(
 def run(
     oracle: Oracle, x: Tensor, y: Tensor, options: Options, *, batch_bound: bool = False, watch: Watch | None = None
 ) -> Attacked:
-    """Attack checked images through any oracle. `batch_bound`: their results depend on each other, so none may leave."""
+    """Attack checked images through any oracle. `batch_bound`: results depend on the batch, so none may leave it."""
     x = x.detach()
     with torch.inference_mode(False), torch.no_grad():
         problem = _problem(x, y, options)
@@ -131,11 +93,11 @@ def run(
             watch=watch,
         )
         ledger = _climb_all(climb, problem, options, rank)
-        return _result(climb, ledger, problem, x, options, seed)
+        return result_of(climb, ledger, problem, x, options, seed)
 
 
 def _problem(x: Tensor, y: Tensor, options: Options) -> Problem:
-    """The caller's tensors in float32 or wider, every setting spread over the images; nothing of the caller's is changed."""
+    """The caller's tensors in float32 or wider, every setting spread over the images."""
     wide = torch.promote_types(x.dtype, torch.float32)
     eps = amounts("eps", options.eps, x, wide)
     step_size = None if options.step_size is None else amounts("step_size", options.step_size, x, wide)
@@ -165,7 +127,7 @@ def _climb_all(climb: Climb, problem: Problem, options: Options, rank: int) -> L
 
 
 def _initial(climb: Climb, problem: Problem, init: str | Factors, rank: int) -> Factors | None:
-    """The factors to start from: None for the search's own, the caller's, or the SVD of one full-rank step (warm-up)."""
+    """The factors to start from: the caller's, the SVD of one full-rank step (warm-up), or None: the search's own."""
     if isinstance(init, Factors):
         return fitted(init, problem.x, rank)
     if init != "warm-up" or not len(problem.x):
@@ -173,48 +135,3 @@ def _initial(climb: Climb, problem: Problem, init: str | Factors, rank: int) -> 
     gradient = climb.oracle.gradient(problem.x.to(climb.dtype), problem.y, ce).gradient.to(problem.x.dtype)
     pace = per_image(problem.eps / length(gradient).clamp_min(1e-30))
     return truncated(clamp(problem.x + pace * gradient, problem.box) - problem.x, rank)
-
-
-def _result(climb: Climb, ledger: Ledger, problem: Problem, x: Tensor, options: Options, seed: int) -> Attacked:
-    """The best iterates as images within the budget; judged again where the last rounding changed them."""
-    factors = climb.search.final(ledger.factors, problem.eps)
-    unclamped = perturbed(climb.search, ledger.factors, problem)
-    delta = unclamped - problem.x
-    if problem.mask is not None:
-        factors = factors.scaled(length(delta) / length(factors.dense() * problem.mask).clamp_min(1e-30))
-    moved, shortened = nearest(x, delta, problem.eps, problem.box)
-    if bool(shortened.any()):
-        changed = shortened.nonzero().flatten()
-        margin = climb.oracle.judge(moved[changed], problem.y[changed])
-        ledger.forwards[changed] += 1
-        if margin is not None:
-            ledger.margin = ledger.margin.index_put((changed,), margin.to(ledger.margin.dtype))
-    dead = ledger.doubtful & ~ledger.broken
-    _warn(dead)
-    return Attacked(
-        x=moved,
-        factors=factors,
-        success=ledger.broken,
-        queries=Queries(ledger.forwards, ledger.gradients),
-        dead=dead,
-        rank_held=_rank_held(moved, unclamped, problem),
-        margin=ledger.margin,
-        loss=options.climbed,
-        attack=options.name,
-        seed=seed,
-    )
-
-
-def _rank_held(moved: Tensor, unclamped: Tensor, problem: Problem) -> Tensor:
-    """Where neither rounding nor box nor mask (unless it is all ones) came between the factors and the images."""
-    held = (moved == unclamped).flatten(1).all(1)
-    return held if problem.mask is None else held & (problem.mask == 1).flatten(1).all(1)
-
-
-def _warn(dead: Tensor) -> None:
-    if bool(dead.any()):
-        warnings.warn(
-            f"{int(dead.sum())} of {len(dead)} images were not broken, but a gradient was zero or not finite, or the model "
-            "returned NaN or probabilities instead of logits: they are in `.dead`, do not count them as robust",
-            stacklevel=4,
-        )

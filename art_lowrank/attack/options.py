@@ -51,7 +51,7 @@ class Options:
             _check_amount("step_size", self.step_size, positive=True)
         if self.decay is not None:
             _check_amount("decay", self.decay)
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, Integral)):
+        if self.seed is not None and not is_whole(self.seed):
             raise ValueError(f"seed is {self.seed!r}; give a whole number, or None for a fresh one")
         for name in ("targeted", "exact_rank", "early_stop"):
             if not isinstance(getattr(self, name), bool):
@@ -71,7 +71,9 @@ class Options:
         if not isinstance(self.init, Factors):
             _check_choice("init", self.init, ("lora", "warm-up"))
         if self.method == "power" and self.init == "warm-up":
-            raise ValueError("init='warm-up' belongs to method='paper'; method='power' starts from the first gradient anyway")
+            raise ValueError(
+                "init='warm-up' belongs to method='paper'; method='power' starts from the first gradient anyway"
+            )
         if self.method == "paper":
             for name, value in (("step_size", self.step_size), ("decay", self.decay), ("mask", self.mask)):
                 if value is not None:
@@ -94,6 +96,11 @@ class Options:
         return secrets.randbits(31) if self.seed is None else int(self.seed)
 
 
+def is_whole(value: Any) -> bool:
+    """A whole number of any kind, NumPy's included; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_images(x: Tensor, box: Box) -> None:
     """Images are a floating (n, c, h, w) tensor of finite numbers inside the box."""
     if not isinstance(x, Tensor):
@@ -107,13 +114,15 @@ def check_images(x: Tensor, box: Box) -> None:
     low, high = x.detach().aminmax()
     if not (torch.isfinite(low) and torch.isfinite(high)):
         bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
-        raise ValueError(f"{len(bad)} of {len(x)} images hold NaN or infinity (first at index {bad[0]}); mend or drop them")
+        raise ValueError(
+            f"{len(bad)} of {len(x)} images hold NaN or infinity (first at index {bad[0]}); mend or drop them"
+        )
     if box is not None:
         _check_inside(x, float(low), float(high), box)
 
 
 def check_labels(y: Tensor, n: int) -> None:
-    """Labels are whole numbers, one an image. (That they are below the number of classes shows at the first forward.)"""
+    """Labels are whole numbers, one an image. (That they are below the number of classes shows in the forward.)"""
     if not isinstance(y, Tensor):
         raise TypeError(f"labels are {type(y).__name__}; give a torch tensor of class numbers")
     if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
@@ -154,14 +163,16 @@ def _check_choice(name: str, value: Any, choices: Any) -> None:
 
 
 def _check_rank(rank: Any) -> None:
-    whole = isinstance(rank, Integral) and not isinstance(rank, bool) and rank >= 1
+    whole = is_whole(rank) and rank >= 1
     share = isinstance(rank, float) and 0.0 < rank < 1.0
     if not (whole or share or rank == "full"):
-        raise ValueError(f'rank is {rank!r}; give a whole number >= 1, a share of min(height, width) in (0, 1), or "full"')
+        raise ValueError(
+            f'rank is {rank!r}; give a whole number >= 1, a share of min(height, width) in (0, 1), or "full"'
+        )
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+    if not is_whole(value) or value < least:
         raise ValueError(f"{name} is {value!r}; give a whole number >= {least}")
 
 

@@ -60,14 +60,18 @@ class ModelOracle:
         return -values if self.targeted else values
 
     def _logits(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits in float32 or wider, and the rows that are none: not finite, or probabilities (taken as their logs)."""
+        """Logits in float32 or wider, and the rows that are none: not finite, or probabilities (their logs then)."""
         logits = self.model(x)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the model returned {got} for {len(x)} images; it must return logits ({len(x)}, classes >= 2)")
+            raise ValueError(
+                f"the model returned {got} for {len(x)} images; it must return logits ({len(x)}, classes >= 2)"
+            )
         classes = logits.shape[1]
         if int(y.max()) >= classes:
-            raise ValueError(f"label {int(y.max())} is out of range: the model has {classes} classes, 0 to {classes - 1}")
+            raise ValueError(
+                f"label {int(y.max())} is out of range: the model has {classes} classes, 0 to {classes - 1}"
+            )
         return _as_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
 

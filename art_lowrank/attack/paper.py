@@ -39,7 +39,7 @@ class Paper:
         return factors.scaled(eps / (factors.norm() + XI))
 
     def admissible(self, i: int, gradient: Tensor, shown: Tensor, factors: Factors, problem: Problem) -> Tensor:
-        """On unclipped pixels. One exactly at a bound counts as such, as torch's clamp had it when the code was published."""
+        """On unclipped pixels; exactly at a bound counts as such, as torch's clamp had it at the time."""
         if problem.box is None:
             return gradient
         low, high = problem.box
@@ -47,7 +47,7 @@ class Paper:
         return gradient.masked_fill((moved < low) | (moved > high), 0.0)
 
     def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
-        """With D = U V, s = |D| + xi and G the gradient on unclipped pixels, dL/dD = eps (G / s - D <G, D> / (|D| s^2))."""
+        """With D = U V, s = |D| + xi, G the gradient on unclipped pixels: dL/dD = eps (G / s - D <G, D> / (|D| s^2))."""
         left, right = factors
         along = gradient @ right.mT  # the gradient of <G, U V> in U
         gram_left, gram_right = left.mT @ left, right @ right.mT

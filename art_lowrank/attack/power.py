@@ -44,7 +44,7 @@ class Power:
         return factors
 
     def admissible(self, i: int, gradient: Tensor, shown: Tensor, factors: Factors, problem: Problem) -> Tensor:
-        """Without what the box would swallow. At the first step, where pixels lie on the bounds, only what leaves it."""
+        """Without what the box would swallow; at the first step, where pixels lie on its bounds, only what leaves."""
         shown = shown.to(gradient.dtype)
         if i == 0:
             nudge = NUDGE * problem.eps / length(gradient).clamp_min(1e-30)
@@ -100,10 +100,11 @@ def _matrices(factors: Factors) -> tuple[Tensor, Tensor]:
 
 def orthonormal(columns: Tensor) -> Tensor:
     """Orthonormal columns with the same span (Householder, so that dependent columns do no harm)."""
-    return torch.linalg.qr(columns).Q
+    basis: Tensor = torch.linalg.qr(columns).Q
+    return basis
 
 
 def leading(basis: Tensor, found: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The `rank` leading singular directions of basis @ found (orthonormal basis), by the eigenvectors of found's Gram."""
+    """The `rank` leading singular directions of basis @ found (orthonormal basis), by found's Gram matrix."""
     directions = torch.linalg.eigh(found @ found.mT).eigenvectors[..., -rank:]
     return basis @ directions, directions.mT @ found

@@ -22,8 +22,8 @@ class Problem(NamedTuple):
 
     def rows(self, index: Tensor) -> Problem:
         """The problem of some of the images."""
-        pick = (value if value is None else value[index] for value in self[:-1])
-        return Problem(*pick, self.box)  # type: ignore[arg-type]
+        step_size, mask = (None if value is None else value[index] for value in (self.step_size, self.mask))
+        return Problem(self.x[index], self.y[index], self.eps[index], step_size, mask, self.box)
 
 
 def gaussian(shape: tuple[int, ...], seed: int, draw: int, like: Tensor) -> Tensor:

@@ -5,26 +5,22 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
 from art.config import ART_NUMPY_DTYPE
-from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin
 from art.summary_writer import SummaryWriter, SummaryWriterDefault
-from art.utils import check_and_transform_label_format, get_labels_np_array
 from scipy.stats import truncnorm
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from art_lowrank.attack import Attacked, Factors
-from art_lowrank.attack.loop import Watch
 from art_lowrank.attack.lowrank import run
 from art_lowrank.attack.options import Options, amounts, check_images
-from art_lowrank.hosts.art_checks import as_float32, batch_of, broadcast, check_art_types, checked_labels, clip_of
-from art_lowrank.hosts.art_oracle import Array, Layout, layout_of, oracle_of, reaches_torch, undisturbed
+from art_lowrank.hosts.art_checks import as_float32, batch_of, broadcast, check_art_types, clip_of, labels_of
+from art_lowrank.hosts.art_oracle import Array, Layout, layout_of, oracle_of, reaches_torch, undisturbed, watching
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +32,7 @@ class LowRankPGD(EvasionAttack):
     | Paper link: https://arxiv.org/abs/2410.12607 (method="paper"); method="power" is this package's own search.
     """
 
-    attack_params = [
+    attack_params: ClassVar[list[str]] = [
         *EvasionAttack.attack_params,
         "norm",
         "eps",
@@ -128,8 +124,8 @@ class LowRankPGD(EvasionAttack):
         self.image_shape = image_shape
         self.seed = seed
         self.verbose = verbose
-        self._radii = np.random.default_rng(seed)  # of random_eps
         self._check_params()
+        self._radii = np.random.default_rng(seed)  # of random_eps
 
     def generate(self, x: Array, y: Array | None = None, **kwargs: Any) -> Array:
         """
@@ -188,24 +184,27 @@ class LowRankPGD(EvasionAttack):
                 stacklevel=3,
             )
         options = self._options(inputs, layout)
-        labels = self._labels(inputs, y, options.loss)
         masks = None if mask is None else layout.images(torch.from_numpy(broadcast(mask, inputs)))
         oracle = oracle_of(self.estimator, layout, options.loss, self.targeted)
         device = torch.device(getattr(self.estimator, "device", "cpu"))
         images = layout.images(torch.from_numpy(inputs))
         check_images(images, options.clip)
         with undisturbed(self.estimator):
-            parts = []
+            labels, parts = labels_of(self, inputs, y, options.loss), []
             starts = range(0, max(1, len(inputs)), self.batch_size)
-            for number, start in enumerate(tqdm(starts, desc="LowRankPGD - Batches", leave=False, disable=not self.verbose)):
+            for number, start in enumerate(
+                tqdm(starts, desc="LowRankPGD - Batches", leave=False, disable=not self.verbose)
+            ):
                 rows = slice(start, start + self.batch_size)
                 part = batch_of(options, rows, None if masks is None else masks[rows])
-                watch = None if self.summary_writer is None else self._watch(number, layout)
+                watch = watching(self, number, layout)
                 parts.append(run(oracle, images[rows].to(device), labels[rows].to(device), part, watch=watch))
         if self.summary_writer is not None:
             self.summary_writer.reset()
         attacked = Attacked.joined(parts)
-        logger.info("Success rate of attack: %.2f%%", 100 * float(attacked.success.float().mean()) if len(inputs) else 0.0)
+        logger.info(
+            "Success rate of attack: %.2f%%", 100 * float(attacked.success.float().mean()) if len(inputs) else 0.0
+        )
         return attacked, layout
 
     def _options(self, x: Array, layout: Layout) -> Options:
@@ -241,39 +240,6 @@ class LowRankPGD(EvasionAttack):
             decay=self.decay,
             **settings,
         )
-
-    def _labels(self, x: Array, y: Array | None, loss: str) -> Tensor:
-        """Class numbers for the attack's own losses; one-hot or soft labels, or raw targets, for the estimator's."""
-        if y is None and self.targeted:
-            raise ValueError("Target labels `y` need to be provided for a targeted attack.")
-        if not len(x):
-            return torch.zeros(0, dtype=torch.long)
-        if not isinstance(self.estimator, ClassifierMixin):
-            return torch.as_tensor(self.estimator.predict(x) if y is None else np.asarray(y))
-        if y is None:
-            labels = get_labels_np_array(self.estimator.predict(x, batch_size=self.batch_size))
-        else:
-            labels = checked_labels(y, len(x), self.estimator.nb_classes)
-        labels = check_and_transform_label_format(labels, nb_classes=self.estimator.nb_classes)
-        return torch.from_numpy(labels) if loss == "estimator" else torch.from_numpy(labels.argmax(1))
-
-    def _watch(self, batch: int, layout: Layout) -> Watch:
-        """What ART's summary writer is told at every step."""
-
-        def tell(step: int, gradient: Tensor, x: Tensor, y: Tensor) -> None:
-            labels = torch.nn.functional.one_hot(y, self.estimator.nb_classes).float() if y.ndim == 1 else y
-            self.summary_writer.update(
-                batch_id=batch,
-                global_step=step,
-                grad=layout.samples(gradient).cpu().numpy(),
-                patch=None,
-                estimator=self.estimator,
-                x=layout.samples(x).cpu().numpy(),
-                y=labels.cpu().numpy(),
-                targeted=self.targeted,
-            )
-
-        return tell
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
+from art.estimators.classification.classifier import ClassifierMixin
+from art.utils import check_and_transform_label_format, get_labels_np_array
 from torch import Tensor
 
 from art_lowrank.attack.balls import Box
 from art_lowrank.attack.factors import Factors
-from art_lowrank.attack.options import Options
+from art_lowrank.attack.options import Options, is_whole
 from art_lowrank.hosts.art_oracle import Array, Layout
 
 
 def check_art_types(attack: Any) -> None:
     """What ART's own PGD refuses, with the same exceptions: TypeError for kinds of numbers, else ValueError."""
     _check_amounts(attack.eps, attack.eps_step)
-    if isinstance(attack.num_random_init, bool) or not isinstance(attack.num_random_init, Integral):
+    if not is_whole(attack.num_random_init):
         raise TypeError(f"num_random_init is {attack.num_random_init!r}; give a whole number >= 0")
     if attack.num_random_init < 0:
         raise ValueError(f"num_random_init is {attack.num_random_init}; give a whole number >= 0")
     if attack.num_random_init > 1 and attack.summary_writer is not None:
         raise ValueError("a summary writer follows one run only; use num_random_init=0 or 1 with it")
-    size = attack.batch_size
-    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-        raise ValueError(f"batch_size is {size!r}; give a whole number >= 1")
+    if not is_whole(attack.batch_size) or attack.batch_size < 1:
+        raise ValueError(f"batch_size is {attack.batch_size!r}; give a whole number >= 1")
     for name in ("random_eps", "verbose"):
         if not isinstance(getattr(attack, name), bool):
             raise ValueError(f"{name} is {getattr(attack, name)!r}; give True or False")
     shape = attack.image_shape
     if shape is not None and not (
-        isinstance(shape, tuple | list) and len(shape) in (2, 3) and all(isinstance(s, Integral) and s > 0 for s in shape)
+        isinstance(shape, tuple | list) and len(shape) in (2, 3) and all(is_whole(s) and s > 0 for s in shape)
     ):
         raise ValueError(f"image_shape is {shape!r}; give (height, width) or (channels, height, width)")
 
@@ -56,7 +57,9 @@ def as_float32(x: Any) -> Array:
     try:
         inputs = np.ascontiguousarray(np.asarray(x), dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"inputs cannot be read as one array of numbers ({error}); give samples of equal shape") from None
+        raise ValueError(
+            f"inputs cannot be read as one array of numbers ({error}); give samples of equal shape"
+        ) from None
     if inputs.ndim < 2:
         raise ValueError(f"inputs have shape {inputs.shape}; the first axis counts samples")
     return inputs
@@ -88,6 +91,23 @@ def checked_labels(y: Any, n: int, classes: int) -> Array:
             raise ValueError(f"labels span {low} to {high}; give whole class numbers from 0 to {classes - 1}")
         return labels.astype(np.int64)
     return labels
+
+
+def labels_of(attack: Any, x: Array, y: Any, loss: str) -> Tensor:
+    """Class numbers for the attack's own losses; one-hot or soft labels, or raw targets, for the estimator's."""
+    estimator = attack.estimator
+    if y is None and attack.targeted:
+        raise ValueError("Target labels `y` need to be provided for a targeted attack.")
+    if not len(x):
+        return torch.zeros(0, dtype=torch.long)
+    if not isinstance(estimator, ClassifierMixin):
+        return torch.as_tensor(estimator.predict(x) if y is None else np.asarray(y))
+    if y is None:
+        labels = get_labels_np_array(estimator.predict(x, batch_size=attack.batch_size))
+    else:
+        labels = checked_labels(y, len(x), estimator.nb_classes)
+    labels = check_and_transform_label_format(labels, nb_classes=estimator.nb_classes)
+    return torch.from_numpy(labels) if loss == "estimator" else torch.from_numpy(labels.argmax(1))
 
 
 def clip_of(estimator: Any, layout: Layout) -> Box:

@@ -13,6 +13,7 @@ from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.classification.pytorch import PyTorchClassifier
 from torch import Tensor, nn
 
+from art_lowrank.attack.loop import Watch
 from art_lowrank.attack.losses import Loss, margin
 from art_lowrank.attack.oracle import Judged, ModelOracle, Oracle, evaluating
 
@@ -40,7 +41,9 @@ def layout_of(sample: tuple[int, ...], channels_first: bool | None, image_shape:
     """The layout of samples of this shape; `image_shape`, (h, w) or with channels, reads flat samples as images."""
     if image_shape is None:
         if len(sample) not in (1, 3):
-            raise ValueError(f"samples have shape {sample}; give image_shape=(channels, height, width) or (height, width)")
+            raise ValueError(
+                f"samples have shape {sample}; give image_shape=(channels, height, width) or (height, width)"
+            )
         image_shape = (1, *sample) if len(sample) == 1 else sample
     if len(image_shape) not in (2, 3) or int(np.prod(image_shape)) != int(np.prod(sample)):
         raise ValueError(f"image_shape {image_shape} does not hold samples of shape {sample}")
@@ -58,8 +61,9 @@ class EstimatorOracle:
     targeted: bool
 
     def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> Judged:
-        arrays = (self.layout.samples(x).cpu().numpy(), y.cpu().numpy())
-        found = torch.as_tensor(np.asarray(self.estimator.loss_gradient(*arrays), dtype=np.float32))
+        with torch.enable_grad():
+            answer = self.estimator.loss_gradient(self.layout.samples(x).cpu().numpy(), y.cpu().numpy())
+        found = torch.as_tensor(np.asarray(answer, dtype=np.float32))
         gradient = self.layout.images(found).to(x.device) * (-1 if self.targeted else 1)
         return Judged(gradient, None, None)
 
@@ -109,7 +113,8 @@ def oracle_of(estimator: Any, layout: Layout, loss: str, targeted: bool) -> Orac
 def undisturbed(estimator: Any) -> Iterator[None]:
     """The estimator's torch module, if it has one, in evaluation mode and without parameter gradients; then as it was.
 
-    `loss_gradient` would otherwise compute every parameter's gradient and leave modes and `.grad` changed.
+    `loss_gradient` would otherwise compute every parameter's gradient and leave modes and `.grad` changed; `predict`
+    draws from torch's global random state.
     """
     module = getattr(estimator, "model", None)
     if not isinstance(module, nn.Module):
@@ -117,7 +122,7 @@ def undisturbed(estimator: Any) -> Iterator[None]:
         return
     wrapper = getattr(estimator, "_model", module)
     before = [(p, p.requires_grad, p.grad) for p in module.parameters()]
-    with evaluating(wrapper if isinstance(wrapper, nn.Module) else module):
+    with torch.random.fork_rng(devices=[]), evaluating(wrapper if isinstance(wrapper, nn.Module) else module):
         try:
             for parameter, _, _ in before:
                 parameter.requires_grad_(False)
@@ -126,3 +131,25 @@ def undisturbed(estimator: Any) -> Iterator[None]:
             for parameter, required, gradient in before:
                 parameter.requires_grad_(required)
                 parameter.grad = gradient
+
+
+def watching(attack: Any, batch: int, layout: Layout) -> Watch | None:
+    """What ART's summary writer, if the attack has one, is told at every step of a batch."""
+    writer, estimator = attack.summary_writer, attack.estimator
+    if writer is None:
+        return None
+
+    def tell(step: int, gradient: Tensor, x: Tensor, y: Tensor) -> None:
+        labels = torch.nn.functional.one_hot(y, estimator.nb_classes).float() if y.ndim == 1 else y
+        writer.update(
+            batch_id=batch,
+            global_step=step,
+            grad=layout.samples(gradient).cpu().numpy(),
+            patch=None,
+            estimator=estimator,
+            x=layout.samples(x).cpu().numpy(),
+            y=labels.cpu().numpy(),
+            targeted=attack.targeted,
+        )
+
+    return tell

@@ -20,7 +20,7 @@ from art_lowrank.attack.oracle import ModelOracle, trains_batch_norm
 NORMS = {"L2": 2}
 
 
-class LoRaPGD(Attack):  # type: ignore[misc]
+class LoRaPGD(Attack):
     r"""
     Low-rank projected gradient descent in the l2 ball, rank per channel.
 

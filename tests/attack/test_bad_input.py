@@ -68,7 +68,11 @@ CASES = {
     "features": ({"model": lambda x: x}, ValueError, r"returned \(4, 3, 8, 6\) for 4 images"),
     "wrong rows": ({"model": lambda x: x.flatten(1)[:1, :3]}, ValueError, r"returned \(1, 3\) for 4"),
     "tuple": ({"model": lambda x: (x.flatten(1),)}, ValueError, "returned tuple"),
-    "two classes of dlr": ({"model": lambda x: x.flatten(1)[:, :2], "y": Y * 0, "loss": "dlr"}, ValueError, "3 classes"),
+    "two classes of dlr": (
+        {"model": lambda x: x.flatten(1)[:, :2], "y": Y * 0, "loss": "dlr"},
+        ValueError,
+        "3 classes",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""For a linear loss the best rank-r perturbation is known: eps times the truncated SVD of the gradient (Eckart-Young)."""
+"""For a linear loss the best rank-r perturbation is known: eps times the gradient's truncated SVD (Eckart-Young)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every attack: budget, box, rank, independence of the batch, and that nothing of the caller's changes."""
+"""What holds for every attack: budget, box, rank, independence of the batch, nothing of the caller's changed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def test_budget_holds_for_any_shape_dtype_and_radius(n, c, h, w, eps, dtype, ran
     generator = torch.Generator().manual_seed(n + 10 * h + 100 * w)
     x = torch.rand(n, c, h, w, generator=generator).to(dtype)
     net = shape_net(c, h, w)
-    result = lowrank_pgd(lambda images: net(images.float()), x, torch.zeros(n).long(), eps=eps, rank=rank, method=method, steps=3)
+    result = lowrank_pgd(
+        lambda images: net(images.float()), x, torch.zeros(n).long(), eps=eps, rank=rank, method=method, steps=3
+    )
     assert result.x.dtype == dtype
     assert (length(result.x.double() - x.double()) <= eps * (1 + 1e-6)).all()
     assert result.factors.left.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -71,7 +73,7 @@ def test_factors_make_the_images(colour_net, colour_images, options):
     result = lowrank_pgd(colour_net, x, y, eps=0.7, **options)
     torch.testing.assert_close(result.factors.apply(x), result.x, atol=1e-6, rtol=0)
     if options.get("rank") != "full":
-        rank = 1 if "rank" not in options else options["rank"]
+        rank = options.get("rank", 1)
         assert (numerical_rank(result.factors.dense(), 1e-5) <= rank).all()
 
 
@@ -89,8 +91,12 @@ def test_a_batch_is_its_rows(colour_net, colour_images, options):
     x, y = colour_images
     whole = lowrank_pgd(colour_net, x, y, eps=0.7, **options).x
     order = torch.tensor([3, 0, 6])
-    torch.testing.assert_close(lowrank_pgd(colour_net, x[order], y[order], eps=0.7, **options).x, whole[order], atol=1e-5, rtol=0)
-    torch.testing.assert_close(lowrank_pgd(colour_net, x[4:5], y[4:5], eps=0.7, **options).x, whole[4:5], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        lowrank_pgd(colour_net, x[order], y[order], eps=0.7, **options).x, whole[order], atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        lowrank_pgd(colour_net, x[4:5], y[4:5], eps=0.7, **options).x, whole[4:5], atol=1e-5, rtol=0
+    )
 
 
 def test_per_image_radii(colour_net, colour_images):
