@@ -47,7 +47,7 @@ class Paper:
         return gradient.masked_fill((moved < low) | (moved > high), 0.0)
 
     def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
-        """With D = U V, s = |D| + xi, G the gradient on unclipped pixels: dL/dD = eps (G / s - D <G, D> / (|D| s^2))."""
+        """D = U V, s = |D| + xi, G the gradient, clipped pixels zero: dL/dD = eps (G / s - D <G, D> / (|D| s^2))."""
         left, right = factors
         along = gradient @ right.mT  # the gradient of <G, U V> in U
         gram_left, gram_right = left.mT @ left, right @ right.mT

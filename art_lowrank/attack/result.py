@@ -101,7 +101,7 @@ def _rank_held(moved: Tensor, unclamped: Tensor, problem: Problem) -> Tensor:
 def _warn(dead: Tensor) -> None:
     if bool(dead.any()):
         warnings.warn(
-            f"{int(dead.sum())} of {len(dead)} images were not broken, but a gradient was zero or not finite, or "
-            "the model returned NaN or probabilities instead of logits: they are in `.dead`, do not count them as robust",
+            f"{int(dead.sum())} of {len(dead)} images were not broken, but a gradient was zero or not finite, or the "
+            "model returned NaN or probabilities instead of logits: see `.dead`; do not count them as robust",
             stacklevel=5,
         )

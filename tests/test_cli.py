@@ -1,0 +1,63 @@
+"""The command line: help without torch, and the demo whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from art_lowrank import __version__, record
+from art_lowrank.cli import main
+
+
+def python(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from art_lowrank.cli import main; main(['--help'], standalone_mode=False); "
+    code += "print('torch' in sys.modules)"
+    assert python("-c", code).stdout.splitlines()[-1] == "False"
+
+
+def test_module_and_version():
+    shown = python("-m", "art_lowrank", "--version")
+    assert shown.returncode == 0
+    assert __version__ in shown.stdout
+
+
+def test_demo(tmp_path):
+    started = time.perf_counter()
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "new" / "folder")], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert time.perf_counter() - started < 60
+    records = record.read(tmp_path / "new" / "folder" / "records.jsonl")
+    robust = {(r.attack, r.settings["rank"]): r.values["robust"] for r in records}
+    assert robust["none", ""] > 0.9 * 300
+    assert (
+        robust["ART lowrank-pgd[power]", 1]
+        > robust["ART lowrank-pgd[power]", 2]
+        > robust["ART lowrank-pgd[power]", "full"]
+    )
+    assert abs(robust["ART PGD", "full"] - robust["ART lowrank-pgd[power]", "full"]) <= 9
+    for name in ("torchattacks", "matplotlib"):
+        try:
+            __import__(name)
+        except ImportError:
+            assert f"{name} is not installed" in result.output
+    if "torchattacks is not installed" not in result.output:
+        assert robust["torchattacks lowrank-pgd[power]", 2] == robust["ART lowrank-pgd[power]", 2]
+    if "matplotlib is not installed" not in result.output:
+        picture = (tmp_path / "new" / "folder" / "demo.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) > 20_000
+
+
+@pytest.mark.parametrize(("arguments", "message"), [(["demo", "--seed", "-1"], "-1"), (["dance"], "dance")])
+def test_wrong_arguments_are_quoted(arguments, message):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert message in result.output
