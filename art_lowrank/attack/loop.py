@@ -105,13 +105,14 @@ class Climb:
 def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, rows: Tensor | None = None) -> None:
     """Climb one start to its end and note its best iterates; `rows` are the images' in the ledger, None for all."""
     momentum: Tensor | None = None
+    forwards = 0
     doubtful = torch.zeros_like(problem.eps, dtype=torch.bool)
     for i, loss in enumerate(climb.losses):
         shown = climb.shown(perturbed(climb.search, factors, problem), problem)
         judged = climb.oracle.gradient(shown, problem.y, loss)
-        margin = judged.margin
+        margin, forwards = judged.margin, forwards + 1
         if margin is None and climb.early_stop:
-            margin = climb.oracle.judge(shown, problem.y)
+            margin, forwards = climb.oracle.judge(shown, problem.y), forwards + 1
         if climb.tracks and margin is not None:
             ledger.note(rows, factors, margin)
         if climb.watch is not None:
@@ -128,7 +129,7 @@ def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, row
             gone, left = margin > 0, ~(margin > 0)
             rows = torch.arange(len(gone), device=gone.device) if rows is None else rows
             ledger.note(rows[gone], factors.rows(gone), margin[gone])
-            ledger.charge(rows[gone], i + 1, i + 1, doubtful[gone])
+            ledger.charge(rows[gone], forwards, i + 1, doubtful[gone])
             rows, problem, factors, doubtful = rows[left], problem.rows(left), factors.rows(left), doubtful[left]
             gradient, size = gradient[left], size[left]
             dead, momentum = (None if t is None else t[left] for t in (dead, momentum))
@@ -137,8 +138,10 @@ def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, row
         moved = climb.search.step(i, factors, gradient, size, problem)
         factors = moved if dead is None else chosen_of(dead, factors, moved)
     last = climb.shown(perturbed(climb.search, factors, problem), problem)
-    ledger.note(rows, factors, climb.oracle.judge(last, problem.y))
-    ledger.charge(rows, len(climb.losses) + 1, len(climb.losses), doubtful)
+    margin = climb.oracle.judge(last, problem.y)
+    ledger.note(rows, factors, margin)
+    doubtful = _either(doubtful, None if margin is None else margin.isnan())
+    ledger.charge(rows, forwards + 1, len(climb.losses), doubtful)
 
 
 def perturbed(search: Search, factors: Factors, problem: Problem) -> Tensor:

@@ -57,7 +57,7 @@ def lowrank_pgd(
     restarts    later ones start at random perturbations; the best iterate of all is kept
     clip        (lowest, highest) of the images, numbers or tensors, or None
     mask        where the perturbation may be non-zero, broadcastable to x
-    step_size   length of every step, for eps "full" and `power`; None for the schedule 4 eps (1 - i / steps)
+    step_size   length of every step of `power` and of rank "full"; None for the schedule 4 eps (1 - i / steps)
     decay       momentum of the gradients; None for none
     """
     given = dict(locals())
@@ -78,8 +78,8 @@ def run(
     oracle: Oracle, x: Tensor, y: Tensor, options: Options, *, batch_bound: bool = False, watch: Watch | None = None
 ) -> Attacked:
     """Attack checked images through any oracle. `batch_bound`: results depend on the batch, so none may leave it."""
-    x = x.detach()
     with torch.inference_mode(False), torch.no_grad():
+        x = x.clone() if x.is_inference() else x.detach()
         problem = _problem(x, y, options)
         rank, seed = resolve_rank(options.rank, *x.shape[2:]), options.drawn_seed()
         climb = Climb(
@@ -102,7 +102,8 @@ def _problem(x: Tensor, y: Tensor, options: Options) -> Problem:
     eps = amounts("eps", options.eps, x, wide)
     step_size = None if options.step_size is None else amounts("step_size", options.step_size, x, wide)
     mask = None if options.mask is None else spread_mask(options.mask, x).to(wide)
-    return Problem(x.to(wide).contiguous(), y.to(x.device), eps, step_size, mask, options.clip)
+    y = y.to(x.device) if y.is_floating_point() else y.to(x.device, torch.long)
+    return Problem(x.to(wide).contiguous(), y, eps, step_size, mask, options.clip)
 
 
 def _search(options: Options, seed: int, rank: int, x: Tensor) -> Search:

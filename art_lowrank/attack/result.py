@@ -32,9 +32,7 @@ class Attacked:
     factors: Factors  # their perturbations before the box, float32 or wider
     success: Tensor  # bool: the goal is reached
     queries: Queries
-    dead: (
-        Tensor  # bool: not broken, but a gradient was zero or not finite or outputs no logits: not to be called robust
-    )
+    dead: Tensor  # bool: not broken, but a gradient was zero or not finite, or the outputs were no logits
     rank_held: Tensor  # bool: neither box nor mask changed the perturbation, so that its rank is that of the factors
     margin: Tensor  # best logit that reaches the goal minus best that does not; -inf where nothing judged the image
     loss: str  # the loss that was climbed

@@ -53,6 +53,7 @@ def test_nan_logits(digits_net, test_digits):
         logits[::2] = torch.nan
         return logits
 
+    assert warned(sick, x, y, steps=0)[0].dead[::2].all()
     result, _ = warned(sick, x, y)
     assert result.dead[::2].all()
     assert not result.success[::2].any()

@@ -199,9 +199,10 @@ def test_modes_come_back_after_an_exception(colour_images):
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_works_where_gradients_are_switched_off(colour_net, colour_images, context):
     x, y = colour_images
-    plain = lowrank_pgd(colour_net, x, y, eps=0.5).x
-    with context():
-        assert torch.equal(lowrank_pgd(colour_net, x.clone(), y, eps=0.5).x, plain)
+    for options in ({}, {"method": "paper", "init": "warm-up"}, {"rank": "full"}):
+        plain = lowrank_pgd(colour_net, x, y, eps=0.5, **options).x
+        with context():
+            assert torch.equal(lowrank_pgd(colour_net, x.clone(), y, eps=0.5, **options).x, plain)
 
 
 def test_mask_confines_the_perturbation_and_uses_the_budget(colour_net, colour_images):

@@ -227,6 +227,7 @@ def test_scikit_learn_estimator_with_flat_images(arrays, early_stop):
     result = found.generate_attacked(flat, y)
     assert np.array_equal(result.success.numpy(), estimator.predict(adversarial).argmax(1) != y)
     assert (result.queries.gradients < 8).any() == early_stop
+    assert (result.queries.forwards >= (2 if early_stop else 1) * result.queries.gradients).all()
 
 
 def test_rows_without_image_shape_are_plain_pgd(arrays):
