@@ -23,14 +23,22 @@ def length(delta: Tensor) -> Tensor:
     return norm
 
 
+def placed(box: Box, x: Tensor) -> Box:
+    """The box with bounds that are tensors on the device and in the dtype of x."""
+    if box is None or not any(isinstance(bound, Tensor) for bound in box):
+        return box
+    low, high = (torch.as_tensor(bound).to(x) for bound in box)
+    return low, high
+
+
 def clamp(x: Tensor, box: Box) -> Tensor:
     """x inside the box; x itself where there is none."""
     if box is None:
         return x
     low, high = box
-    if isinstance(low, Tensor) or isinstance(high, Tensor):
-        return torch.maximum(torch.minimum(x, torch.as_tensor(high).to(x)), torch.as_tensor(low).to(x))
-    return x.clamp(low, high)
+    if isinstance(low, Tensor) and isinstance(high, Tensor):
+        return torch.maximum(torch.minimum(x, high), low)
+    return x.clamp(low, high)  # type: ignore[arg-type]
 
 
 def clamp_(x: Tensor, box: Box) -> Tensor:

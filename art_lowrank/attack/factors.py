@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from art_lowrank.attack.balls import UNIT_BOX, Box, length, nearest, per_image
+from art_lowrank.attack.balls import UNIT_BOX, Box, length, nearest, per_image, placed
 
 
 class Factors(NamedTuple):
@@ -60,7 +60,7 @@ class Factors(NamedTuple):
         if tuple(x.shape) != (n, c, h, self.right.shape[-1]):
             raise ValueError(f"factors of shape {(n, c, h, self.right.shape[-1])} do not fit images {tuple(x.shape)}")
         here = Factors(self.left.to(x.device), self.right.to(x.device))
-        return nearest(x, here.dense(), here.norm(), clip)[0]
+        return nearest(x, here.dense(), here.norm(), placed(clip, here.left))[0]
 
     def save(self, path: str | PathLike[str], dtype: torch.dtype = torch.float32) -> None:
         """Write a safetensors file, aside and renamed, in float32 or in half the space as float16.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from art_lowrank.attack.balls import UNIT_BOX, Box, clamp, length, per_image
+from art_lowrank.attack.balls import UNIT_BOX, Box, clamp, length, per_image, placed
 from art_lowrank.attack.dense import Dense
 from art_lowrank.attack.factors import Factors, fitted, resolve_rank, truncated
 from art_lowrank.attack.loop import Climb, Ledger, Search, Watch, ascend
@@ -103,7 +103,8 @@ def _problem(x: Tensor, y: Tensor, options: Options) -> Problem:
     step_size = None if options.step_size is None else amounts("step_size", options.step_size, x, wide)
     mask = None if options.mask is None else spread_mask(options.mask, x).to(wide)
     y = y.to(x.device) if y.is_floating_point() else y.to(x.device, torch.long)
-    return Problem(x.to(wide).contiguous(), y, eps, step_size, mask, options.clip)
+    x = x.to(wide).contiguous()
+    return Problem(x, y, eps, step_size, mask, placed(options.clip, x))
 
 
 def _search(options: Options, seed: int, rank: int, x: Tensor) -> Search:

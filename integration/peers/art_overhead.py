@@ -10,15 +10,14 @@ import torch
 from art.attacks.evasion import ProjectedGradientDescent
 from assets import cifar10, net
 from attacks import estimator
-from plan import ROBUST_NETS, STEP
-from timing import interleaved, line, ratio_of, ratio_record, seconds
+from facts import ART, BARE, ROBUST_NETS, told
+from plan import STEP
+from timing import interleaved, ratio_record, seconds
 
 from art_lowrank import LowRankPGD, lowrank_pgd
 from art_lowrank.record import JSON, Record, append
 
 EPS, RANK, STEPS, N = 0.5, 3, 20, 128
-BARE, ART = "lowrank_pgd", "ART ProjectedGradientDescent"
-LIMITS = {BARE: (None, 1.1), ART: (1.0, None)}  # median, upper end
 
 
 def sides(name: str) -> dict[str, Callable[[], float]]:
@@ -38,14 +37,9 @@ def sides(name: str) -> dict[str, Callable[[], float]]:
 
 def overheads(name: str, repeats: int) -> Iterator[Record]:
     found = interleaved(sides(name), repeats)
-    for rival in LIMITS:
+    for rival in (BARE, ART):
         settings: dict[str, JSON] = {"against": rival, "eps": EPS, "rank": RANK, "steps": STEPS}
         yield ratio_record("art-overhead", name, f"cifar10-test[:{N}]", N, settings, found["ours"], found[rival])
-
-
-def told(record: Record) -> str:
-    rival = str(record.settings["against"])
-    return line(f"LowRankPGD.generate against {rival}, {record.model}", ratio_of(record), *LIMITS[rival])
 
 
 def main() -> None:

@@ -123,9 +123,3 @@ def pgd(attack: str, function: Callable[..., Tensor], steps: int, step_over_eps:
 def auto(attack: str, function: Callable[..., Tensor], loss: str, steps: int) -> Contender:
     """APGD takes one gradient at its random start and one after each of its steps."""
     return Contender(f"{attack}-{loss.upper()}", function, {"loss": loss, "steps": steps}, steps + 1)
-
-
-def label(attack: str, settings: Mapping[str, object]) -> str:
-    """What tables call an attack: its name, rank and steps."""
-    rank = f" r={settings['rank']}" if "rank" in settings else ""
-    return attack + rank + (f" N={settings['steps']}" if "steps" in settings else "")

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 from attacks import Contender
+from facts import SOURCE
 from outcome import Outcome, judge
 from torch import Tensor, nn
 
 from art_lowrank import record
-from art_lowrank.record import JSON, Record
+from art_lowrank.record import Record
 
 BATCH = 250
 PACKAGES = ("torch", "adversarial-robustness-toolbox", "torchattacks", "foolbox", "adv-lib", "pyautoattack")
-SOURCE = "art-lowrank-attack-source"
 
 
 def source() -> str:
@@ -27,13 +27,6 @@ def source() -> str:
 
 
 DIGEST = source()  # now: the files may change while cells run
-
-
-def number(value: JSON) -> float:
-    """A number out of a record."""
-    if not isinstance(value, int | float):
-        raise ValueError(f"a record holds {value!r} where a number is due")
-    return float(value)
 
 
 @dataclass(frozen=True)

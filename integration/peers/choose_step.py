@@ -8,7 +8,7 @@ import torch
 from assets import cifar10, net
 from attacks import advlib_apgd, art_pgd, auto, autoattack_apgd, foolbox_pgd, pgd, torchattacks_pgd
 from cells import attacked
-from plan import ROBUST_NETS
+from facts import ROBUST_NETS
 
 STEPS_OVER_EPS = {
     20: {"0.2": 0.2, "1.8/N": 0.09, "2.5/N": 0.125},

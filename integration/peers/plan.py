@@ -15,13 +15,8 @@ from attacks import (
     power,
     torchattacks_pgd,
 )
+from facts import ROBUST_NETS
 
-ROBUST_NETS = (
-    "cifar10_resnet4b_linf_adv",
-    "cifar10_cnn_l2_certified",
-    "cifar10_resnet3b_linf_adv",
-    "cifar10_vit2_linf_adv",
-)
 STANDARD_NETS = ("cifar10_resnet20_standard",)
 STANDARD_IMAGES = 200  # at most: these nets are slow, and almost nothing of them survives an attack
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from assets import cifar10, net
-from attacks import label
-from cells import Cell, measured, number
+from cells import Cell, measured
+from facts import label, number
 from plan import PLANS, STANDARD_IMAGES, STANDARD_NETS
 
 from art_lowrank.record import append, read

@@ -7,15 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from attacks import label
-from cells import SOURCE, number
-from plan import ROBUST_NETS
+from facts import ROBUST_NETS, SOURCE, WORDS, label, number
 from targets import Robust, Row, Rows, Verdict, verdicts
 
 from art_lowrank.record import JSON, Record, read, unpack
 from art_lowrank.statistics import wilson
-
-WORDS = {True: "met", False: "MISSED", None: "NOT MEASURED"}
 
 
 def markdown(records: Iterable[Record]) -> str:
@@ -23,6 +19,19 @@ def markdown(records: Iterable[Record]) -> str:
     latest = {record.id: record for record in records if record.kind == "strength"}
     data = dict.fromkeys(record.data for record in latest.values())
     return "\n".join(line for name in data for line in _section(name, [r for r in latest.values() if r.data == name]))
+
+
+def markdown_rows(records: Iterable[Record], eps: float, names: Sequence[str]) -> list[str]:
+    """The table of some attacks on the robust nets, in the order of their names."""
+    latest = list({record.id: record for record in records}.values())
+    rows, gradients = _rows(latest), {_label(r): r.values["gradients_per_image"] for r in latest}
+    return _table({(eps, name): rows[eps, name] for name in names}, eps, ROBUST_NETS, gradients)
+
+
+def promises(records: Iterable[Record]) -> list[str]:
+    """The targets on the robust nets, a line each."""
+    rows = _rows({record.id: record for record in records}.values())
+    return [f"- {one.target}: {one.summary}. **{WORDS[one.met]}**" for one in verdicts(rows, ROBUST_NETS)]
 
 
 def _section(data: str, records: list[Record]) -> list[str]:

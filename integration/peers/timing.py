@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
-from cells import DIGEST, PACKAGES, SOURCE, number
+from cells import DIGEST, PACKAGES
+from facts import SOURCE
 
 from art_lowrank.record import JSON, Record, versions
-from art_lowrank.statistics import Interval, median_ratio
+from art_lowrank.statistics import median_ratio
 
 T = TypeVar("T")
 
@@ -61,16 +62,3 @@ def ratio_record(
         volatile={"above": list(above), "below": list(below), "threads": torch.get_num_threads()},
         versions={**versions(*PACKAGES), SOURCE: DIGEST},
     )
-
-
-def ratio_of(record: Record) -> Interval:
-    return Interval(*(number(record.values[end]) for end in ("median_ratio", "low", "high")))
-
-
-def line(text: str, ratio: Interval, median_limit: float | None, upper_limit: float | None) -> str:
-    """The measured ratio beside its target, met or not."""
-    limits = [(ratio.value, "median", median_limit), (ratio.high, "upper end", upper_limit)]
-    wanted = [(value, name, limit) for value, name, limit in limits if limit is not None]
-    met = all(value <= limit for value, _, limit in wanted)
-    target = ", ".join(f"{name} <= {limit:g}" for _, name, limit in wanted)
-    return f"{'met   ' if met else 'MISSED'} {text}: {ratio} ({target})"

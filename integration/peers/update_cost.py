@@ -16,10 +16,10 @@ from unittest import mock
 
 import torch
 from assets import cifar10, net
+from facts import RESNET, SQUEEZENET, told
 from published import lora_pgd
-from squeezenet import NAME as SQUEEZENET
 from squeezenet import imagenet, squeezenet
-from timing import interleaved, line, ratio_of, ratio_record, seconds
+from timing import interleaved, ratio_record, seconds
 from torch import Tensor, nn
 
 from art_lowrank import lowrank_pgd
@@ -30,9 +30,6 @@ from art_lowrank.attack.oracle import Judged
 from art_lowrank.record import JSON, Record, append
 
 EPS = 0.5
-RESNET = "cifar10_resnet20_standard"
-LIMITS = {RESNET: (0.01, 0.015), SQUEEZENET: (0.02, 0.03)}  # median, upper end
-PUBLISHED_LIMIT = 0.5
 SHAPES = ((128, 3, 32, 32), (16, 3, 224, 224))
 
 
@@ -144,13 +141,6 @@ def _updates(shape: tuple[int, ...], rank: int, steps: int) -> dict[str, Callabl
         "ours": seconds(lambda: run(Oracle(gradient, iter(margins), doubtful), x, y, options)),
         "published": seconds(lambda: lora_pgd(x, u, v, lambda _: gradient, EPS, steps)),
     }
-
-
-def told(record: Record) -> str:
-    settings = record.settings
-    limits = LIMITS.get(record.model, (PUBLISHED_LIMIT, None))
-    text = f"update against {settings['against']}, {record.model}, {record.data}, rank {settings['rank']}"
-    return line(text, ratio_of(record), *limits)
 
 
 def main() -> None:

@@ -1,0 +1,58 @@
+"""What the tables need to know of records, without any of the peers installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from art_lowrank.record import JSON, Record
+from art_lowrank.statistics import Interval
+
+ROBUST_NETS = (
+    "cifar10_resnet4b_linf_adv",
+    "cifar10_cnn_l2_certified",
+    "cifar10_resnet3b_linf_adv",
+    "cifar10_vit2_linf_adv",
+)
+SOURCE = "art-lowrank-attack-source"
+RESNET, SQUEEZENET = "cifar10_resnet20_standard", "imagenet_squeezenet10"
+BARE, ART = "lowrank_pgd", "ART ProjectedGradientDescent"
+LIMITS: dict[str, tuple[float | None, float | None]] = {  # what is aimed at: median, upper end
+    RESNET: (0.01, 0.015),
+    SQUEEZENET: (0.02, 0.03),
+    "published update": (0.5, None),
+    BARE: (None, 1.1),
+    ART: (1.0, None),
+}
+WORDS = {True: "met", False: "MISSED", None: "NOT MEASURED"}
+
+
+def number(value: JSON) -> float:
+    """A number out of a record."""
+    if not isinstance(value, int | float):
+        raise ValueError(f"a record holds {value!r} where a number is due")
+    return float(value)
+
+
+def label(attack: str, settings: Mapping[str, object]) -> str:
+    """What tables call an attack: its name, rank and steps."""
+    rank = f" r={settings['rank']}" if "rank" in settings else ""
+    return attack + rank + (f" N={settings['steps']}" if "steps" in settings else "")
+
+
+def ratio_of(record: Record) -> Interval:
+    return Interval(*(number(record.values[end]) for end in ("median_ratio", "low", "high")))
+
+
+def told(record: Record) -> str:
+    """A record of a ratio of times in one line, with what was aimed at."""
+    settings, ratio = record.settings, ratio_of(record)
+    against = str(settings["against"])
+    what = "update" if record.kind == "update-cost" else "LowRankPGD.generate"
+    middle, upper = LIMITS[record.model if against == "model" else against]
+    met = (middle is None or ratio.value <= middle) and (upper is None or ratio.high <= upper)
+    aims = [f"{name} <= {limit:g}" for name, limit in (("median", middle), ("upper end", upper)) if limit is not None]
+    return (
+        f"{what} against {against}, {record.model}, {record.data}, rank {settings['rank']}: "
+        f"{ratio.value:.4g} [{ratio.low:.4g}, {ratio.high:.4g}] ({WORDS[met]}: {', '.join(aims)}; "
+        f"{settings['repeats']} interleaved repeats)"
+    )
