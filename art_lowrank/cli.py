@@ -28,4 +28,7 @@ def demo(out: Path, seed: int) -> None:
     """Train a small net on digits and attack it through ART and torchattacks (about half a minute)."""
     from art_lowrank.demo.run import main as run_demo
 
-    run_demo(out, seed, click.echo)
+    try:
+        run_demo(out, seed, click.echo)
+    except OSError as error:
+        raise click.ClickException(f"cannot write to {out} ({error}); choose another folder with --out") from error

@@ -56,6 +56,13 @@ def test_demo(tmp_path):
         assert len(picture) > 20_000
 
 
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "file" / "folder")])
+    assert result.exit_code == 1
+    assert "choose another folder with --out" in result.output
+
+
 @pytest.mark.parametrize(("arguments", "message"), [(["demo", "--seed", "-1"], "-1"), (["dance"], "dance")])
 def test_wrong_arguments_are_quoted(arguments, message):
     result = CliRunner().invoke(main, arguments)
