@@ -24,11 +24,11 @@ def length(delta: Tensor) -> Tensor:
 
 
 def placed(box: Box, x: Tensor) -> Box:
-    """The box with bounds that are tensors on the device and in the dtype of x."""
-    if box is None or not any(isinstance(bound, Tensor) for bound in box):
-        return box
+    """The box as two numbers, or as two tensors on the device and in the dtype of x."""
+    if box is None:
+        return None
     low, high = (torch.as_tensor(bound).to(x) for bound in box)
-    return low, high
+    return (float(low), float(high)) if low.numel() == high.numel() == 1 else (low, high)
 
 
 def clamp(x: Tensor, box: Box) -> Tensor:

@@ -26,8 +26,9 @@ class Factors(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """Columns of `left`: the largest rank a channel of the perturbation can have."""
-        return self.left.shape[-1]
+        """The largest rank a channel of the perturbation can have."""
+        *_, height, columns = self.left.shape
+        return min(height, columns, self.right.shape[-1])
 
     @property
     def nbytes(self) -> int:
@@ -54,22 +55,26 @@ class Factors(NamedTuple):
         """Every image's perturbation times its own number."""
         return Factors(self.left, self.right * per_image(scale))
 
-    def apply(self, x: Tensor, clip: Box = UNIT_BOX) -> Tensor:
-        """x plus the perturbation, inside `clip`, in x's dtype, never farther from x than `norm`."""
+    def apply(self, x: Tensor, clip: Box = UNIT_BOX, mask: Tensor | None = None) -> Tensor:
+        """x plus the perturbation (where `mask` is not zero), inside `clip`, in x's dtype, never longer than it is."""
         n, c, h, _ = self.left.shape
         if tuple(x.shape) != (n, c, h, self.right.shape[-1]):
             raise ValueError(f"factors of shape {(n, c, h, self.right.shape[-1])} do not fit images {tuple(x.shape)}")
-        here = Factors(self.left.to(x.device), self.right.to(x.device))
-        return nearest(x, here.dense(), here.norm(), placed(clip, here.left))[0]
+        wide = torch.promote_types(x.dtype, self.left.dtype)
+        delta = Factors(self.left.to(x.device, wide), self.right.to(x.device, wide)).dense()
+        delta = delta if mask is None else delta * (torch.as_tensor(mask, device=x.device) != 0)
+        return nearest(x, delta, length(delta), placed(clip, delta))[0]
 
     def save(self, path: str | PathLike[str], dtype: torch.dtype = torch.float32) -> None:
         """Write a safetensors file, aside and renamed, in float32 or in half the space as float16.
 
-        The norms are stored beside the factors, so that rounding to float16 never makes a perturbation longer.
+        The norms are stored beside the factors. In float16 each image's factors are scaled to 1 at most, and back again
+        when loaded, so that neither the range nor the rounding of float16 changes how long a perturbation is.
         """
         if dtype not in (torch.float16, torch.float32):
             raise ValueError(f"factors are saved as torch.float16 or torch.float32, not {dtype}")
-        tensors = {"left": self.left.to(dtype), "right": self.right.to(dtype), "norm": self.norm().float()}
+        pair = self if dtype == torch.float32 else Factors(_to_one(self.left), _to_one(self.right))
+        tensors = {"left": pair.left.to(dtype), "right": pair.right.to(dtype), "norm": self.norm().float()}
         data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         aside = Path(f"{path}.{os.getpid()}.tmp")
         try:
@@ -83,14 +88,20 @@ class Factors(NamedTuple):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Factors:
-        """Read what `save` wrote; always float32, each perturbation no longer than it was."""
+        """Read what `save` wrote; always float32."""
         try:
             tensors = load_file(Path(path))
-            left, right, norm = (tensors[name].float() for name in ("left", "right", "norm"))
+            left, right, norm = (tensors[name] for name in ("left", "right", "norm"))
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} is not a file of factors: {error}; write one with Factors.save") from error
-        factors = cls(left, right)
-        return factors.scaled((norm / factors.norm().clamp_min(1e-30)).clamp_max(1.0))
+        factors = cls(left.float(), right.float())
+        if left.dtype == torch.float32:
+            return factors
+        return factors.scaled(norm / factors.norm().clamp_min(1e-30))
+
+
+def _to_one(values: Tensor) -> Tensor:
+    return values / values.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-30)
 
 
 def truncated(delta: Tensor, rank: int) -> Factors:
@@ -104,10 +115,13 @@ def fitted(given: Factors, x: Tensor, rank: int) -> Factors:
     """The caller's factors for the images x: of their shape, device and dtype, truncated to `rank` where longer."""
     n, c, h, w = x.shape
     shapes = tuple(given.left.shape), tuple(given.right.shape)
-    if shapes != ((n, c, h, given.rank), (n, c, given.rank, w)):
+    columns = given.left.shape[-1]
+    if shapes != ((n, c, h, columns), (n, c, columns, w)):
         raise ValueError(f"init holds factors {shapes[0]} and {shapes[1]}, which do not fit images {tuple(x.shape)}")
     given = Factors(given.left.to(x), given.right.to(x))
-    return given if given.rank <= rank else truncated(given.dense(), rank)
+    if not bool(torch.isfinite(given.left).all() & torch.isfinite(given.right).all()):
+        raise ValueError("init holds factors with NaN or infinity; give finite ones")
+    return given if columns <= rank else truncated(given.dense(), rank)
 
 
 def identity(delta: Tensor) -> Factors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from art_lowrank.attack.balls import clamp_, length, per_image
 from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.losses import Loss
-from art_lowrank.attack.oracle import Oracle
+from art_lowrank.attack.oracle import Judged, Oracle
 from art_lowrank.attack.start import Problem
 
 Watch: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], None]  # step, gradient, images, labels
@@ -58,8 +59,9 @@ class Ledger:
     def note(self, rows: Tensor | None, factors: Factors, margin: Tensor | None) -> None:
         """Keep the iterates, of some rows or (None) of all, that beat the best so far; unjudged ones take its place."""
         known = self.margin if rows is None else self.margin[rows]
+        unjudged = known == -torch.inf
+        better = unjudged if margin is None else (margin > known) | (unjudged & ~margin.isnan())
         margin = known if margin is None else margin.to(known.dtype)
-        better = (margin > known) | (margin == -torch.inf)
         if rows is not None:
             chosen = rows[better]
             self.margin = self.margin.index_put((chosen,), margin[better])
@@ -96,6 +98,15 @@ class Climb:
     tracks: bool = True  # the best iterate is kept, not the last
     decay: float | None = None
     watch: Watch | None = None
+    outer: Callable[[], AbstractContextManager[object]] = nullcontext  # the caller's autocast, for the oracle alone
+
+    def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> Judged:
+        with self.outer():
+            return self.oracle.gradient(x, y, loss)
+
+    def judge(self, x: Tensor, y: Tensor) -> Tensor | None:
+        with self.outer():
+            return self.oracle.judge(x, y)
 
     def shown(self, moved: Tensor, problem: Problem) -> Tensor:
         """What the oracle sees: clamped in place, in the dtype of the caller's images."""
@@ -109,10 +120,10 @@ def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, row
     doubtful = torch.zeros_like(problem.eps, dtype=torch.bool)
     for i, loss in enumerate(climb.losses):
         shown = climb.shown(perturbed(climb.search, factors, problem), problem)
-        judged = climb.oracle.gradient(shown, problem.y, loss)
+        judged = climb.gradient(shown, problem.y, loss)
         margin, forwards = judged.margin, forwards + 1
         if margin is None and climb.early_stop:
-            margin, forwards = climb.oracle.judge(shown, problem.y), forwards + 1
+            margin, forwards = climb.judge(shown, problem.y), forwards + 1
         if climb.tracks and margin is not None:
             ledger.note(rows, factors, margin)
         if climb.watch is not None:
@@ -138,7 +149,7 @@ def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, row
         moved = climb.search.step(i, factors, gradient, size, problem)
         factors = moved if dead is None else chosen_of(dead, factors, moved)
     last = climb.shown(perturbed(climb.search, factors, problem), problem)
-    margin = climb.oracle.judge(last, problem.y)
+    margin = climb.judge(last, problem.y)
     ledger.note(rows, factors, margin)
     doubtful = _either(doubtful, None if margin is None else margin.isnan())
     ledger.charge(rows, forwards + 1, len(climb.losses), doubtful)

@@ -13,10 +13,10 @@ from art_lowrank.attack.factors import Factors, fitted, resolve_rank, truncated
 from art_lowrank.attack.loop import Climb, Ledger, Search, Watch, ascend
 from art_lowrank.attack.losses import ce, schedule
 from art_lowrank.attack.options import Options, amounts, check_images, check_labels, spread_mask
-from art_lowrank.attack.oracle import ModelOracle, Oracle, evaluating, trains_batch_norm
+from art_lowrank.attack.oracle import ModelOracle, Oracle, autocast_of, evaluating, sees_batch
 from art_lowrank.attack.paper import Paper
 from art_lowrank.attack.power import Power
-from art_lowrank.attack.result import Attacked, result_of
+from art_lowrank.attack.result import Attacked, result_of, warn_of_dead
 from art_lowrank.attack.start import Problem
 
 
@@ -71,15 +71,18 @@ def lowrank_pgd(
     check_images(x, options.clip)
     check_labels(y, len(x))
     with evaluating(model):
-        return run(ModelOracle(model, targeted), x, y, options, batch_bound=trains_batch_norm(model))
+        attacked = run(ModelOracle(model, targeted), x, y, options, batch_bound=sees_batch(model))
+    warn_of_dead(attacked.dead, stacklevel=3)
+    return attacked
 
 
 def run(
     oracle: Oracle, x: Tensor, y: Tensor, options: Options, *, batch_bound: bool = False, watch: Watch | None = None
 ) -> Attacked:
     """Attack checked images through any oracle. `batch_bound`: results depend on the batch, so none may leave it."""
-    with torch.inference_mode(False), torch.no_grad():
-        x = x.clone() if x.is_inference() else x.detach()
+    outer = autocast_of(x.device.type)
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))
         problem = _problem(x, y, options)
         rank, seed = resolve_rank(options.rank, *x.shape[2:]), options.drawn_seed()
         climb = Climb(
@@ -91,6 +94,7 @@ def run(
             tracks=options.method == "power",  # the published method returns its last iterate
             decay=options.decay,
             watch=watch,
+            outer=outer,
         )
         ledger = _climb_all(climb, problem, options, rank)
         return result_of(climb, ledger, problem, x, options, seed)
@@ -134,6 +138,6 @@ def _initial(climb: Climb, problem: Problem, init: str | Factors, rank: int) -> 
         return fitted(init, problem.x, rank)
     if init != "warm-up" or not len(problem.x):
         return None
-    gradient = climb.oracle.gradient(problem.x.to(climb.dtype), problem.y, ce).gradient.to(problem.x.dtype)
+    gradient = climb.gradient(problem.x.to(climb.dtype), problem.y, ce).gradient.to(problem.x.dtype)
     pace = per_image(problem.eps / length(gradient).clamp_min(1e-30))
     return truncated(clamp(problem.x + pace * gradient, problem.box) - problem.x, rank)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -42,27 +45,28 @@ class Options:
 
     def __post_init__(self) -> None:
         _check_choice("method", self.method, NAMES)
-        _check_choice("loss", self.loss, ("auto", AUTO, "estimator", *LOSSES))
+        if self.loss != AUTO:
+            _check_choice("loss", self.loss, ("auto", *LOSSES, "estimator"))
         _check_rank(self.rank)
         _check_count("steps", self.steps, 0)
         _check_count("restarts", self.restarts, 1)
         _check_amount("eps", self.eps)
         if self.step_size is not None:
             _check_amount("step_size", self.step_size, positive=True)
-        if self.decay is not None:
-            _check_amount("decay", self.decay)
+        if self.decay is not None and not (isinstance(self.decay, Real) and 0 <= self.decay < math.inf):
+            raise ValueError(f"decay is {quoted(self.decay)}; give one number >= 0, or None")
         if self.seed is not None and not is_whole(self.seed):
-            raise ValueError(f"seed is {self.seed!r}; give a whole number, or None for a fresh one")
+            raise ValueError(f"seed is {quoted(self.seed)}; give a whole number, or None for a fresh one")
         for name in ("targeted", "exact_rank", "early_stop"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; give True or False")
+                raise ValueError(f"{name} is {quoted(getattr(self, name))}; give True or False")
         _check_clip(self.clip)
         self._check_together()
 
     def _check_together(self) -> None:
         """Choices that are fine alone and impossible together."""
-        if isinstance(self.norm, str) or self.norm != 2:
-            raise ValueError(f"norm {self.norm!r} is not supported: this version attacks in the l2 ball, norm=2")
+        if not isinstance(self.norm, Real) or self.norm != 2:
+            raise ValueError(f"norm {quoted(self.norm)} is not supported: this version attacks in the l2 ball, norm=2")
         if self.exact_rank:
             raise ValueError(
                 "exact_rank=True is not supported in this version: the box may raise the rank of the perturbation; "
@@ -70,7 +74,7 @@ class Options:
             )
         if not isinstance(self.init, Factors):
             _check_choice("init", self.init, ("lora", "warm-up"))
-        if self.method == "power" and self.init == "warm-up":
+        if self.method == "power" and isinstance(self.init, str) and self.init == "warm-up":
             raise ValueError(
                 "init='warm-up' belongs to method='paper'; method='power' starts from the first gradient anyway"
             )
@@ -151,53 +155,96 @@ def amounts(name: str, value: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def spread_mask(mask: Any, x: Tensor) -> Tensor:
     """Where the perturbation may be non-zero, (n, c, h, w) bool: from any mask that broadcasts to the images."""
+    given = as_tensor(mask)
+    if given is None or given.is_complex() or not bool((given >= 0).all()):
+        raise ValueError("mask must hold numbers >= 0 or booleans, zero where nothing may change")
     try:
-        return (torch.as_tensor(mask, device=x.device) != 0).expand(x.shape)
+        return (given.to(x.device) != 0).expand(x.shape)
     except RuntimeError:
-        raise ValueError(f"mask of shape {tuple(mask.shape)} does not broadcast to images {tuple(x.shape)}") from None
+        raise ValueError(f"mask of shape {tuple(given.shape)} does not broadcast to images {tuple(x.shape)}") from None
+
+
+def as_tensor(value: Any) -> Tensor | None:
+    """The numbers as a tensor, None where they are none."""
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def quoted(value: Any) -> str:
+    """A value for one line of a message: tensors, arrays and long values by their kind."""
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
+
+
+@contextmanager
+def in_words_of_host(**names: str) -> Iterator[None]:
+    """Errors about the core's settings, under the names the host's user typed."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        for ours, theirs in names.items():
+            text = re.sub(rf"\b{ours}\b", theirs, text)
+        raise type(error)(text) from None
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:
-    if not isinstance(value, str) or value not in choices:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is a {type(value).__name__}; choose one of {', '.join(map(repr, choices))}")
+    if value not in choices:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}")
 
 
 def _check_rank(rank: Any) -> None:
     whole = is_whole(rank) and rank >= 1
     share = isinstance(rank, float) and 0.0 < rank < 1.0
-    if not (whole or share or rank == "full"):
+    if not (whole or share or (isinstance(rank, str) and rank == "full")):
         raise ValueError(
-            f'rank is {rank!r}; give a whole number >= 1, a share of min(height, width) in (0, 1), or "full"'
+            f'rank is {quoted(rank)}; give a whole number >= 1, a share of min(height, width) in (0, 1), or "full"'
         )
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
     if not is_whole(value) or value < least:
-        raise ValueError(f"{name} is {value!r}; give a whole number >= {least}")
+        raise ValueError(f"{name} is {quoted(value)}; give a whole number >= {least}")
 
 
 def _check_amount(name: str, value: Any, positive: bool = False) -> None:
     least = "a number > 0" if positive else "a number >= 0"
-    try:
-        given = None if isinstance(value, bool | str) else torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        given = None
-    if given is None or not bool(torch.isfinite(given).all()) or bool((given <= 0 if positive else given < 0).any()):
-        raise ValueError(f"{name} is {value!r}; give {least}, or one an image")
+    given = None if isinstance(value, bool | str | complex) else as_tensor(value)
+    if given is None or given.is_complex():
+        raise ValueError(f"{name} is {quoted(value)}; give {least}, or one an image")
+    bad = ~torch.isfinite(given) | (given <= 0 if positive else given < 0)
+    if bool(bad.any()):
+        where = f" holds {given[bad][0]:g}" if given.ndim else f" is {value!r}"
+        raise ValueError(f"{name}{where}; give {least}, or one an image")
 
 
 def _check_clip(box: Any) -> None:
     if box is None:
         return
-    if not isinstance(box, tuple | list) or len(box) != 2:
-        raise ValueError(f"clip is {box!r}; give (lowest, highest) of the images, or None for no bounds")
-    low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in box)
-    if not bool((low < high).all()) or not all(math.isfinite(float(b.abs().max())) for b in (low, high)):
-        raise ValueError(f"clip is {box!r}; its lower bound must lie below its upper bound, both finite")
+    pair = [as_tensor(bound) for bound in box] if isinstance(box, tuple | list) and len(box) == 2 else [None]
+    if any(bound is None or not bound.numel() for bound in pair):
+        raise ValueError(f"clip is {quoted(box)}; give (lowest, highest) of the images, or None for no bounds")
+    low, high = (bound.double() for bound in pair if bound is not None)
+    try:
+        ordered = bool((low < high).all())
+    except RuntimeError:
+        raise ValueError(f"clip bounds of shapes {tuple(low.shape)} and {tuple(high.shape)} do not match") from None
+    if not ordered or not bool(torch.isfinite(low).all() & torch.isfinite(high).all()):
+        raise ValueError(f"clip is {quoted(box)}; its lower bound must lie below its upper bound, both finite")
 
 
 def _check_inside(x: Tensor, lowest: float, highest: float, box: Any) -> None:
     low, high = (torch.as_tensor(bound, device=x.device) for bound in box)
+    try:
+        low.expand(x.shape), high.expand(x.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"clip bounds of shape {tuple(low.shape)} do not broadcast to images {tuple(x.shape)}"
+        ) from None
     slack = RANGE_TOLERANCE * float((high - low).max())
     inside = lowest >= float(low.max()) - slack and highest <= float(high.min()) + slack
     if not inside and bool(((x < low - slack) | (x > high + slack)).any()):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -65,7 +66,8 @@ class ModelOracle:
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
-                f"the model returned {got} for {len(x)} images; it must return logits ({len(x)}, classes >= 2)"
+                f"the model returned {got} for {len(x)} images; it must return logits ({len(x)}, classes >= 2); "
+                "wrap it in a module that does"
             )
         classes = logits.shape[1]
         if int(y.max()) >= classes:
@@ -100,6 +102,14 @@ def evaluating(model: object) -> Iterator[None]:
             module.training = True
 
 
-def trains_batch_norm(model: object) -> bool:
-    """Whether a batch normalisation of the model sees its batch: then an image's result depends on its neighbours."""
-    return isinstance(model, nn.Module) and any(isinstance(m, _BatchNorm) and m.training for m in model.modules())
+def sees_batch(model: object) -> bool:
+    """Whether a batch normalisation of the model uses its batch: then an image's result depends on its neighbours."""
+    modules = model.modules() if isinstance(model, nn.Module) else []
+    return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in modules)
+
+
+def autocast_of(device: str) -> Callable[[], AbstractContextManager[object]]:
+    """What brings the caller's autocast back for the model, where the attack itself runs without."""
+    if not torch.is_autocast_enabled(device):
+        return nullcontext
+    return partial(torch.autocast, device, dtype=torch.get_autocast_dtype(device))

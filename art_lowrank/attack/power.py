@@ -14,7 +14,7 @@ from art_lowrank.attack.start import Problem, gaussian
 FIRST_STEP = 4.0  # of the schedule, in units of eps; it falls linearly to 0
 FEW = 5  # gradients up to which a second power iteration pays for its cost
 NUDGE = 1e-3  # of eps: how far ahead of the images the first step looks for the box
-EXTRA, FIRST = 12, 4  # columns more and power iterations on the first gradient, whose sketch is random
+EXTRA, FIRST, PIXELS = 12, 4, 12  # more columns and iterations (one every 12 pixels) on the first, random sketch
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Power:
         pace = (stride(i, self.steps, problem) / size.clamp_min(1e-30)).repeat_interleave(c).reshape(-1, 1, 1)
         (left, right), matrix = _matrices(factors), gradient.flatten(0, 1)
         found = right if i else torch.cat([right, self._extra(problem.x)], -2)
-        for k in reversed(range(self._iterations(i))):
+        for k in reversed(range(self._iterations(i, gradient))):
             probe = found.mT
             basis = torch.baddbmm(left @ (right @ probe), matrix, probe * pace)
             basis = basis if k % 2 else orthonormal(basis)  # every second time is often enough for float32
@@ -68,9 +68,9 @@ class Power:
         scale = problem.eps / norm.clamp_min(1e-30) if problem.step_size is None else shrink(norm, problem.eps)
         return Factors(basis.view_as(factors.left), found.view_as(factors.right) * per_image(scale))
 
-    def _iterations(self, i: int) -> int:
+    def _iterations(self, i: int, gradient: Tensor) -> int:
         if i == 0:
-            return FIRST
+            return max(FIRST, min(gradient.shape[2:]) // PIXELS)
         return 2 if self.steps <= FEW else 1
 
     def _extra(self, x: Tensor) -> Tensor:
@@ -106,5 +106,6 @@ def orthonormal(columns: Tensor) -> Tensor:
 
 def leading(basis: Tensor, found: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The `rank` leading singular directions of basis @ found (orthonormal basis), by found's Gram matrix."""
-    directions = torch.linalg.eigh(found @ found.mT).eigenvectors[..., -rank:]
+    unit = found / found.abs().amax((-2, -1), keepdim=True).clamp_min(1e-30)
+    directions = torch.linalg.eigh(unit @ unit.mT).eigenvectors[..., -rank:]
     return basis @ directions, directions.mT @ found

@@ -29,7 +29,7 @@ class Attacked:
     """What an attack returns. Tensors have one row an image."""
 
     x: Tensor  # the attacked images, in the dtype of the images given
-    factors: Factors  # their perturbations before the box, float32 or wider
+    factors: Factors  # their perturbations before the box, float32 or wider; a mask must be applied again
     success: Tensor  # bool: the goal is reached
     queries: Queries
     dead: Tensor  # bool: not broken, but a gradient was zero or not finite, or the outputs were no logits
@@ -70,12 +70,11 @@ def result_of(climb: Climb, ledger: Ledger, problem: Problem, x: Tensor, options
     moved, shortened = nearest(x, delta, problem.eps, problem.box)
     if bool(shortened.any()):
         changed = shortened.nonzero().flatten()
-        margin = climb.oracle.judge(moved[changed], problem.y[changed])
+        margin = climb.judge(moved[changed], problem.y[changed])
         ledger.forwards[changed] += 1
         if margin is not None:
             ledger.margin = ledger.margin.index_put((changed,), margin.to(ledger.margin.dtype))
     dead = ledger.doubtful & ~ledger.broken
-    _warn(dead)
     return Attacked(
         x=moved,
         factors=factors,
@@ -96,10 +95,11 @@ def _rank_held(moved: Tensor, unclamped: Tensor, problem: Problem) -> Tensor:
     return held if problem.mask is None else held & (problem.mask == 1).flatten(1).all(1)
 
 
-def _warn(dead: Tensor) -> None:
+def warn_of_dead(dead: Tensor, stacklevel: int) -> None:
+    """One warning with the count, at the caller's line."""
     if bool(dead.any()):
         warnings.warn(
             f"{int(dead.sum())} of {len(dead)} images were not broken, but a gradient was zero or not finite, or the "
             "model returned NaN or probabilities instead of logits: see `.dead`; do not count them as robust",
-            stacklevel=5,
+            stacklevel=stacklevel,
         )

@@ -28,5 +28,5 @@ class Problem(NamedTuple):
 
 def gaussian(shape: tuple[int, ...], seed: int, draw: int, like: Tensor) -> Tensor:
     """Standard normal numbers that depend on (seed, draw, shape) alone: not on batch, place, device or global state."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + draw) % 2**63)
-    return torch.randn(shape, generator=generator).to(like)
+    generator = torch.Generator("cpu").manual_seed((seed * 1_000_003 + draw) % 2**63)
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(like)

@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 
 from art_lowrank.attack import Attacked, Factors
 from art_lowrank.attack.lowrank import run
-from art_lowrank.attack.options import Options, amounts, check_images
+from art_lowrank.attack.options import Options, amounts, check_images, in_words_of_host
+from art_lowrank.attack.result import warn_of_dead
 from art_lowrank.hosts.art_checks import as_float32, batch_of, broadcast, check_art_types, clip_of, labels_of
 from art_lowrank.hosts.art_oracle import Array, Layout, layout_of, oracle_of, reaches_torch, undisturbed, watching
 
@@ -86,7 +87,7 @@ class LowRankPGD(EvasionAttack):
         :param estimator: A trained estimator with loss gradients.
         :param norm: The norm of the adversarial perturbation; 2.
         :param eps: Largest l2 norm of the perturbation over all channels: a number, or an array with one an image.
-        :param eps_step: Length of every step; `None` for the schedule 4 eps (1 - i / max_iter).
+        :param eps_step: Length of every step, finite; `None` for the schedule 4 eps (1 - i / max_iter).
         :param rank: Rank of every channel's perturbation: a whole number, a share of min(height, width), or "full".
         :param max_iter: Gradients an image.
         :param targeted: Whether `y` are classes to be reached.
@@ -100,12 +101,12 @@ class LowRankPGD(EvasionAttack):
         :param init: "lora" (a random sketch), "warm-up" (for "paper": the SVD of one full-rank step), or factors.
         :param exact_rank: Reserved for perturbations whose rank survives the box; only `False` in this version.
         :param early_stop: Whether broken images leave the batch.
-        :param image_shape: (height, width) or (channels, height, width) of flat inputs.
+        :param image_shape: (height, width) of flat inputs, or with channels where the estimator has them.
         :param seed: Seed of the random sketch, the same for every image; `None` draws one for every `generate`.
         :param summary_writer: ART's TensorBoard writer: a bool, a path, or a writer.
         :param verbose: Show progress bars.
         """
-        super().__init__(estimator=estimator, summary_writer=summary_writer)
+        super().__init__(estimator=estimator)
         self.norm = norm
         self.eps = eps
         self.eps_step = eps_step
@@ -124,8 +125,10 @@ class LowRankPGD(EvasionAttack):
         self.image_shape = image_shape
         self.seed = seed
         self.verbose = verbose
+        self._summary_writer_arg = summary_writer
         self._check_params()
-        self._radii = np.random.default_rng(seed)  # of random_eps
+        self.summary_writer = summary_writer  # not before all is checked: it may open files
+        self._radii = np.random.default_rng(None if seed is None else seed % 2**63)  # of random_eps
 
     def generate(self, x: Array, y: Array | None = None, **kwargs: Any) -> Array:
         """
@@ -202,6 +205,7 @@ class LowRankPGD(EvasionAttack):
         if self.summary_writer is not None:
             self.summary_writer.reset()
         attacked = Attacked.joined(parts)
+        warn_of_dead(attacked.dead, stacklevel=4)
         logger.info(
             "Success rate of attack: %.2f%%", 100 * float(attacked.success.float().mean()) if len(inputs) else 0.0
         )
@@ -225,21 +229,22 @@ class LowRankPGD(EvasionAttack):
         loss = self.loss
         if loss == "auto":
             loss = "auto" if reaches_torch(self.estimator) else "estimator"
-        return Options(
-            rank=self.rank,
-            steps=self.max_iter,
-            norm=self.norm,
-            loss=loss,
-            method=self.method,
-            targeted=self.targeted,
-            exact_rank=self.exact_rank,
-            early_stop=self.early_stop,
-            seed=self.seed,
-            init=self.init,
-            restarts=max(1, self.num_random_init),
-            decay=self.decay,
-            **settings,
-        )
+        with in_words_of_host(step_size="eps_step", steps="max_iter", restarts="num_random_init"):
+            return Options(
+                rank=self.rank,
+                steps=self.max_iter,
+                norm=self.norm,
+                loss=loss,
+                method=self.method,
+                targeted=self.targeted,
+                exact_rank=self.exact_rank,
+                early_stop=self.early_stop,
+                seed=self.seed,
+                init=self.init,
+                restarts=max(1, self.num_random_init),
+                decay=self.decay,
+                **settings,
+            )
 
     def _check_params(self) -> None:
         super()._check_params()

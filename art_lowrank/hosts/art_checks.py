@@ -25,7 +25,7 @@ def check_art_types(attack: Any) -> None:
         raise TypeError(f"num_random_init is {attack.num_random_init!r}; give a whole number >= 0")
     if attack.num_random_init < 0:
         raise ValueError(f"num_random_init is {attack.num_random_init}; give a whole number >= 0")
-    if attack.num_random_init > 1 and attack.summary_writer is not None:
+    if attack.num_random_init > 1 and attack._summary_writer_arg:
         raise ValueError("a summary writer follows one run only; use num_random_init=0 or 1 with it")
     if not is_whole(attack.batch_size) or attack.batch_size < 1:
         raise ValueError(f"batch_size is {attack.batch_size!r}; give a whole number >= 1")
@@ -55,7 +55,7 @@ def as_float32(x: Any) -> Array:
     if isinstance(x, Tensor):
         x = x.detach().cpu().numpy()
     try:
-        inputs = np.ascontiguousarray(np.asarray(x), dtype=np.float32)
+        inputs = np.require(np.asarray(x), np.float32, ["C", "W"])  # writeable: torch warns of others
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"inputs cannot be read as one array of numbers ({error}); give samples of equal shape"
@@ -101,6 +101,8 @@ def labels_of(attack: Any, x: Array, y: Any, loss: str) -> Tensor:
     if not len(x):
         return torch.zeros(0, dtype=torch.long)
     if not isinstance(estimator, ClassifierMixin):
+        if y is not None and len(y) != len(x):
+            raise ValueError(f"{len(y)} targets for {len(x)} samples; give one a sample")
         return torch.as_tensor(estimator.predict(x) if y is None else np.asarray(y))
     if y is None:
         labels = get_labels_np_array(estimator.predict(x, batch_size=attack.batch_size))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +16,9 @@ except ImportError as error:
 
 from art_lowrank.attack import Attacked, Factors
 from art_lowrank.attack.lowrank import run
-from art_lowrank.attack.options import Options, check_images, check_labels
-from art_lowrank.attack.oracle import ModelOracle, trains_batch_norm
+from art_lowrank.attack.options import Options, check_images, check_labels, in_words_of_host, quoted
+from art_lowrank.attack.oracle import ModelOracle, sees_batch
+from art_lowrank.attack.result import warn_of_dead
 
 NORMS = {"L2": 2}
 
@@ -77,7 +80,8 @@ class LoRaPGD(Attack):
         self.exact_rank = exact_rank
         self.early_stop = early_stop
         self.seed = seed
-        object.__setattr__(self, "init", init)  # the base class compares what it is given, which tensors do not bear
+        self.init = init
+        self._listener: Callable[[Attacked], None] | None = None  # while `attacked` runs
         self.supported_mode = ["default", "targeted"]
         self._options()
 
@@ -95,36 +99,55 @@ class LoRaPGD(Attack):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The attacked images."""
-        return self.attacked(images, labels).x
+        found = self._attack(images, labels)
+        if self._listener is not None:
+            self._listener(found)
+        return found.x
 
     def attacked(self, images: Tensor, labels: Tensor | None = None) -> Attacked:
-        """All there is to know of the attack: success, factors, queries, dead gradients ..."""
+        """All there is to know of the attack: the images a call gives, success, factors, queries, dead gradients."""
+        heard: list[Attacked] = []
+        self._listener = heard.append
+        try:
+            adversarial = self(images, labels)
+        finally:
+            self._listener = None
+        return replace(heard[0], x=adversarial)
+
+    def _attack(self, images: Tensor, labels: Tensor | None) -> Attacked:
+        options = self._options()
         if labels is None:
             raise ValueError("labels are None; give class numbers (of the targets in targeted mode)")
-        options = self._options()
-        images, labels = images.detach().to(self.device), labels.detach().to(self.device)
         check_images(images, options.clip)
         check_labels(labels, len(images))
+        images, labels = images.detach().to(self.device), labels.detach().to(self.device)
         if self.targeted and len(images):
             labels = self.get_target_label(images, labels)
         oracle = ModelOracle(self.get_logits, self.targeted)
-        return run(oracle, images, labels, options, batch_bound=trains_batch_norm(self.model))
+        found = run(oracle, images, labels, options, batch_bound=sees_batch(self.model))
+        warn_of_dead(found.dead, stacklevel=6)
+        return found
 
     def _options(self) -> Options:
         """The settings in the core's words."""
-        if self.norm not in NORMS:
-            raise ValueError(f"norm is {self.norm!r}; this version attacks in the l2 ball, norm='L2'")
-        return Options(
-            eps=self.eps,
-            rank=self.rank,
-            steps=self.steps,
-            norm=NORMS[self.norm],
-            loss=self.loss,
-            method=self.method,
-            targeted=self.targeted,
-            exact_rank=self.exact_rank,
-            early_stop=self.early_stop,
-            seed=self.seed if self.random_start else 0,
-            init=self.init,
-            step_size=self.alpha,
-        )
+        if not isinstance(self.norm, str) or self.norm not in NORMS:
+            raise ValueError(f"norm is {quoted(self.norm)}; this version attacks in the l2 ball, norm='L2'")
+        if not isinstance(self.random_start, bool):
+            raise ValueError(f"random_start is {quoted(self.random_start)}; give True or False")
+        if self.loss == "estimator":
+            raise ValueError("loss='estimator' is the loss of an ART estimator; use loss='auto' or 'ce'")
+        with in_words_of_host(step_size="alpha"):
+            return Options(
+                eps=self.eps,
+                rank=self.rank,
+                steps=self.steps,
+                norm=NORMS[self.norm],
+                loss=self.loss,
+                method=self.method,
+                targeted=self.targeted,
+                exact_rank=self.exact_rank,
+                early_stop=self.early_stop,
+                seed=self.seed if self.random_start else 0,
+                init=self.init,
+                step_size=self.alpha,
+            )

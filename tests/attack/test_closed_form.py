@@ -43,6 +43,12 @@ def test_ten_steps_reach_the_optimum(shape, rank):
     assert shares.min() >= 0.999
 
 
+@pytest.mark.parametrize("rank", [1, 22])
+@pytest.mark.parametrize("size", [64, 128, 224])
+def test_large_images_too(size, rank):
+    assert reached(gaussian(3, size, size, seed=1), rank, 10) >= 0.999
+
+
 @pytest.mark.parametrize("rank", [1, 3, 8])
 def test_the_optimum_itself_as_steps_grow(rank):
     shares = [reached(gaussian(3, 32, 32, seed=3), rank, steps).item() for steps in (5, 20, 200)]

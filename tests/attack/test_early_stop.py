@@ -72,11 +72,18 @@ def test_off_where_batch_norm_sees_the_batch(colour_net, colour_images):
     """A callable is used as it is; its user says what it depends on through `batch_bound` of `run`."""
     from art_lowrank.attack.lowrank import run
     from art_lowrank.attack.options import Options
-    from art_lowrank.attack.oracle import ModelOracle, trains_batch_norm
+    from art_lowrank.attack.oracle import ModelOracle, sees_batch
 
     x, y = colour_images
-    assert not trains_batch_norm(colour_net)
+    assert not sees_batch(colour_net)
     colour_net[1].train()
-    assert trains_batch_norm(colour_net)
+    assert sees_batch(colour_net)
     result = run(ModelOracle(colour_net), x, y, Options(eps=3.0, early_stop=True, steps=4), batch_bound=True)
     assert (result.queries.gradients == 4).all()
+
+
+def test_off_for_batch_norm_without_running_statistics(colour_images):
+    x, y = colour_images
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    net = nn.Sequential(norm, nn.Flatten(), nn.Linear(360, 5)).eval()
+    assert (lowrank_pgd(net, x, y, eps=3.0, early_stop=True, steps=4).queries.gradients == 4).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -140,7 +141,9 @@ def test_memory_layouts_do_not_matter(colour_net, colour_images):
         assert torch.equal(lowrank_pgd(colour_net, other, y, eps=0.5, rank=2).x, plain)
 
 
-@pytest.mark.parametrize("clip", [None, (-1.0, 2.0), (torch.zeros(3, 1, 1), torch.full((3, 1, 1), 1.0)), (0, 255)])
+@pytest.mark.parametrize(
+    "clip", [None, (-1.0, 2.0), (torch.zeros(3, 1, 1), torch.full((3, 1, 1), 1.0)), (0, 255), (np.float32(0), 1)]
+)
 def test_any_clip_range(colour_net, colour_images, clip):
     x, y = colour_images
     wide = 200.0 if clip is not None and not isinstance(clip[1], torch.Tensor) and clip[1] > 2 else 1.0
@@ -202,7 +205,7 @@ def test_works_where_gradients_are_switched_off(colour_net, colour_images, conte
     for options in ({}, {"method": "paper", "init": "warm-up"}, {"rank": "full"}):
         plain = lowrank_pgd(colour_net, x, y, eps=0.5, **options).x
         with context():
-            assert torch.equal(lowrank_pgd(colour_net, x.clone(), y, eps=0.5, **options).x, plain)
+            assert torch.equal(lowrank_pgd(colour_net, x.clone(), y.clone(), eps=0.5, **options).x, plain)
 
 
 def test_mask_confines_the_perturbation_and_uses_the_budget(colour_net, colour_images):
@@ -214,6 +217,77 @@ def test_mask_confines_the_perturbation_and_uses_the_budget(colour_net, colour_i
         outside = ~(mask != 0).expand(x.shape)
         assert torch.equal(result.x[outside], x[outside])
         torch.testing.assert_close(length(result.x - x), torch.full((7,), 0.3), atol=1e-5, rtol=0)
+
+
+def test_masked_factors_need_their_mask(colour_net, colour_images):
+    x, y = colour_images
+    mask = torch.rand(12, 10, generator=torch.Generator().manual_seed(0)) > 0.5
+    result = lowrank_pgd(colour_net, x, y, eps=0.7, rank=2, mask=mask)
+    torch.testing.assert_close(result.factors.apply(x, mask=mask), result.x, atol=1e-5, rtol=0)
+    assert not result.rank_held.any()
+
+
+def test_the_best_iterate_is_kept(digits_net, test_digits):
+    """With steps this long the last iterate is often worse than an earlier one."""
+    x, y = test_digits
+    margins = []
+
+    def listening(images):
+        logits = digits_net(images)
+        own = logits.gather(1, y[:, None])[:, 0]
+        margins.append((logits.scatter(1, y[:, None], -torch.inf).amax(1) - own).detach())
+        return logits
+
+    result = lowrank_pgd(listening, x, y, eps=0.5, rank=2, step_size=5.0)
+    torch.testing.assert_close(result.margin, torch.stack(margins).amax(0))
+    assert (margins[-1] < result.margin - 1e-3).any()
+
+
+def test_the_box_does_not_swallow_the_budget():
+    """On a black image only what brightens counts: the attack must not spend its rank on the rest."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(1, 1, 16, 16, generator=generator)
+    x, y = torch.zeros(1, 1, 16, 16), torch.zeros(1).long()
+
+    def net(images):
+        score = (images * weights).sum((1, 2, 3))
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+    from art_lowrank.attack.factors import truncated
+
+    bright = truncated(weights.clamp_min(0), 3).dense()
+    possible = (0.5 * bright / length(bright)).clamp_min(0) * weights
+    reached = (lowrank_pgd(net, x, y, eps=0.5, rank=3).x * weights).sum()
+    assert reached >= 0.95 * possible.sum()
+
+
+def test_a_broken_image_stays_broken(colour_images):
+    """A model that goes mad later (infinite logits) must not undo a success already seen."""
+    x, y = colour_images
+    calls = []
+
+    def mad(images):
+        calls.append(1)
+        logits = torch.stack([images.sum((1, 2, 3)) * 1e-3, images.flatten(1)[:, 0], images.flatten(1)[:, 1] + 3], 1)
+        return logits if len(calls) < 5 else logits + torch.tensor([torch.inf, 0, 0])
+
+    result = lowrank_pgd(mad, x, y * 0, eps=1.0, rank=2, steps=8)
+    assert result.success.all()
+
+
+def test_autocast_stays_with_the_model(colour_net, colour_images):
+    x, y = colour_images
+    seen = []
+
+    def watching(images):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return colour_net(images)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = lowrank_pgd(watching, x, y, eps=0.5, rank=2, clip=None)
+    assert all(seen)
+    assert result.rank_held.all()
+    assert (numerical_rank(result.factors.dense(), 1e-5) <= 2).all()
 
 
 def test_transfer_starts_from_the_given_factors(digits_net, test_digits):

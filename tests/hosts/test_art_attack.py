@@ -334,6 +334,30 @@ def test_bad_masks(classifier, arrays):
             attack(classifier).generate(x, y, mask=mask)
 
 
+def test_one_warning_for_all_batches(make_classifier, arrays):
+    x, y = arrays
+    constant = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    torch.nn.init.zeros_(constant[1].weight)
+    with pytest.warns(UserWarning, match=f"of {len(x)} images were not broken") as warned:
+        attack(make_classifier(constant), batch_size=10).generate(x, y)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+
+
+def test_refused_parameters_open_no_files(classifier, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for bad in ({"summary_writer": 1.0}, {"summary_writer": True, "rank": 0}):
+        with pytest.raises(ValueError, match=r"rank is 0|summary_writer"):
+            LowRankPGD(classifier, **bad)
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_use_arts_names(classifier):
+    for bad, message in (({"max_iter": -1}, "max_iter is -1"), ({"eps_step": 0}, "eps_step is 0")):
+        with pytest.raises(ValueError, match=message):
+            LowRankPGD(classifier, **bad)
+
+
 def test_summary_writer_sees_every_step(classifier, arrays):
     from art.summary_writer import SummaryWriter
 

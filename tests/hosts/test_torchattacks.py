@@ -80,6 +80,17 @@ def test_normalised_inputs(digits_net, test_digits):
     torch.testing.assert_close(found, LoRaPGD(digits_net, **SETTINGS)(x, y), atol=1e-4, rtol=0)
 
 
+def test_attacked_keeps_the_contract_too(digits_net, test_digits):
+    x, y = test_digits
+    net = Normalised(digits_net).train()
+    attack = LoRaPGD(net, **SETTINGS)
+    attack.set_normalization_used(mean=[0.3], std=[0.5])
+    found = attack.attacked((x - 0.3) / 0.5, y)
+    assert torch.equal(found.x, attack((x - 0.3) / 0.5, y))
+    assert net.training
+    assert found.factors.rank == 2
+
+
 def test_state_comes_back_after_an_exception(digits_net, test_digits):
     x, y = test_digits
 
@@ -155,10 +166,7 @@ def test_batch_norm_that_trains_switches_early_stop_off(colour_net, colour_image
     attack = LoRaPGD(colour_net, eps=3.0, steps=3, early_stop=True)
     assert (attack.attacked(x, y).queries.gradients < 3).any()
     attack.set_model_training_mode(model_training=True, batchnorm_training=True)
-    seen = []
-    attack.forward = lambda images, labels: seen.append(attack.attacked(images, labels)) or seen[0].x
-    attack(x, y)
-    assert (seen[0].queries.gradients == 3).all()
+    assert (attack.attacked(x, y).queries.gradients == 3).all()
 
 
 def test_random_start_off_ignores_the_seed(digits_net, test_digits):
@@ -194,6 +202,14 @@ def test_other_errors_are_clear(digits_net, test_digits):
         LoRaPGD(digits_net, norm="Linf")
     with pytest.raises(ValueError, match="rank is 0"):
         LoRaPGD(digits_net, rank=0)
+    with pytest.raises(ValueError, match=r"alpha is 0\.0"):
+        LoRaPGD(digits_net, alpha=0.0)
+    with pytest.raises(ValueError, match="random_start is 5"):
+        LoRaPGD(digits_net, random_start=5)
+    with pytest.raises(TypeError, match="images are ndarray"):
+        LoRaPGD(digits_net)(x.numpy(), y)
+    with pytest.raises(TypeError, match="labels are list"):
+        LoRaPGD(digits_net)(x, y.tolist())
     with pytest.raises(ValueError, match="label 12 is out of range"):
         LoRaPGD(digits_net)(x, y * 0 + 12)
     with pytest.raises(TypeError):
