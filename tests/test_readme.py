@@ -10,7 +10,7 @@ import pytest
 from art_lowrank.demo.digits import digits
 
 README = Path(__file__).parents[1] / "README.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+SETUP, *EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: re.findall(r"import (\w+)", text)[-1])
@@ -26,6 +26,12 @@ def test_example_runs(example, digits_net, tmp_path, monkeypatch):
         if name in names:
             assert len(names[name]) == 100
             assert 0 <= float(names[name].min()) <= float(names[name].max()) <= 1
+
+
+def test_set_up():
+    names = {}
+    exec(compile(SETUP, "README.md", "exec"), names)
+    assert names["model"](names["images"]).shape == (len(names["labels"]), 10)
 
 
 def test_every_host_has_an_example():
