@@ -243,9 +243,10 @@ def test_the_best_iterate_is_kept(digits_net, test_digits):
     assert (margins[-1] < result.margin - 1e-3).any()
 
 
-def test_the_box_does_not_swallow_the_budget():
-    """On a black image only what brightens counts: the attack must not spend its rank on the rest."""
-    generator = torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_box_does_not_swallow_the_budget(seed):
+    """On a black image only what brightens counts: without the mask the attack stays below what is possible."""
+    generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(1, 1, 16, 16, generator=generator)
     x, y = torch.zeros(1, 1, 16, 16), torch.zeros(1).long()
 
@@ -258,7 +259,7 @@ def test_the_box_does_not_swallow_the_budget():
     bright = truncated(weights.clamp_min(0), 3).dense()
     possible = (0.5 * bright / length(bright)).clamp_min(0) * weights
     reached = (lowrank_pgd(net, x, y, eps=0.5, rank=3).x * weights).sum()
-    assert reached >= 0.95 * possible.sum()
+    assert reached >= 1.05 * possible.sum()
 
 
 def test_a_broken_image_stays_broken(colour_images):
