@@ -43,16 +43,24 @@ def ratio_of(record: Record) -> Interval:
     return Interval(*(number(record.values[end]) for end in ("median_ratio", "low", "high")))
 
 
+def aimed(record: Record) -> tuple[list[tuple[str, float]], bool]:
+    """The limits a ratio of times should keep, by name, and whether it does."""
+    ratio, against = ratio_of(record), str(record.settings["against"])
+    limits = LIMITS[record.model if against == "model" else against]
+    named = zip(("median", "upper end"), (ratio.value, ratio.high), limits, strict=True)
+    kept = [(name, limit, value <= limit) for name, value, limit in named if limit is not None]
+    return [(name, limit) for name, limit, _ in kept], all(met for *_, met in kept)
+
+
 def told(record: Record) -> str:
     """A record of a ratio of times in one line, with what was aimed at."""
     settings, ratio = record.settings, ratio_of(record)
     against = str(settings["against"])
     what = "update" if record.kind == "update-cost" else "LowRankPGD.generate"
-    middle, upper = LIMITS[record.model if against == "model" else against]
-    met = (middle is None or ratio.value <= middle) and (upper is None or ratio.high <= upper)
-    aims = [f"{name} <= {limit:g}" for name, limit in (("median", middle), ("upper end", upper)) if limit is not None]
+    aims, met = aimed(record)
+    wanted = ", ".join(f"{name} <= {limit:g}" for name, limit in aims)
     return (
         f"{what} against {against}, {record.model}, {record.data}, rank {settings['rank']}: "
-        f"{ratio.value:.4g} [{ratio.low:.4g}, {ratio.high:.4g}] ({WORDS[met]}: {', '.join(aims)}; "
+        f"{ratio.value:.4g} [{ratio.low:.4g}, {ratio.high:.4g}] ({WORDS[met]}: {wanted}; "
         f"{settings['repeats']} interleaved repeats)"
     )

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from facts import LIMITS, ROBUST_NETS, ratio_of
+from facts import ROBUST_NETS, aimed, ratio_of
 from strength_table import markdown_rows, promises
 
 from art_lowrank.record import Record, read
@@ -89,15 +89,13 @@ def _costs(timing: list[Record]) -> list[str]:
 
 def _cost(record: Record) -> str:
     ratio, against = ratio_of(record), str(record.settings["against"])
-    middle, upper = LIMITS[record.model if against == "model" else against]
+    aims, met = aimed(record)
     what = "update / the net's forward and backward" if against == "model" else f"update / {against}"
     if record.kind == "art-overhead":
         what = f"`LowRankPGD.generate` / {against}"
-    aims = [f"{name} {limit:g}" for name, limit in (("median", middle), ("upper end", upper)) if limit is not None]
-    met = (middle is None or ratio.value <= middle) and (upper is None or ratio.high <= upper)
     where = record.model if record.model != "none" else record.data
     numbers = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-    aim = f"{', '.join(aims)}: {'met' if met else 'missed'}"
+    aim = f"{', '.join(f'{name} {limit:g}' for name, limit in aims)}: {'met' if met else 'missed'}"
     return f"| {what} | {where} | {record.settings['rank']} | {numbers} | {aim} |"
 
 
