@@ -8,20 +8,33 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from art_lowrank.attack import Attacked, Factors, Queries, lowrank_pgd
+    from art_lowrank.attack import Attacked, Curve, Factors, Queries, eps_curve, lowrank_pgd, rank_curve
     from art_lowrank.hosts.art_attack import LowRankPGD
     from art_lowrank.hosts.torchattacks import LoRaPGD
 
 _HOMES = {
     "Attacked": "art_lowrank.attack",
+    "Curve": "art_lowrank.attack",
     "Factors": "art_lowrank.attack",
     "Queries": "art_lowrank.attack",
+    "eps_curve": "art_lowrank.attack",
     "lowrank_pgd": "art_lowrank.attack",
+    "rank_curve": "art_lowrank.attack",
     "LowRankPGD": "art_lowrank.hosts.art_attack",
     "LoRaPGD": "art_lowrank.hosts.torchattacks",
 }
 
-__all__ = ["Attacked", "Factors", "LoRaPGD", "LowRankPGD", "Queries", "lowrank_pgd"]
+__all__ = [
+    "Attacked",
+    "Curve",
+    "Factors",
+    "LoRaPGD",
+    "LowRankPGD",
+    "Queries",
+    "eps_curve",
+    "lowrank_pgd",
+    "rank_curve",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
-"""The sets a perturbation must stay in: the l2 ball and the image box."""
+"""The image box, lengths, and how a perturbation is fitted between box and ball after the last rounding."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
@@ -63,21 +64,30 @@ def shrink(norm: Tensor, eps: Tensor) -> Tensor:
     return (eps / norm.clamp_min(1e-30)).clamp_max(1.0)
 
 
-def nearest(x: Tensor, delta: Tensor, eps: Tensor, box: Box) -> tuple[Tensor, Tensor]:
-    """x + delta in the box and in x's dtype, at most eps from x *after* the last rounding; which were shortened.
+def excess_length(delta: Tensor, eps: Tensor) -> Tensor:
+    """l2 norm of every perturbation in units of eps, (n,) in float64; NaN where both are zero."""
+    distance: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3), dtype=torch.float64)
+    return distance / eps.double()
 
-    Rounding to a half-precision grid can lengthen a perturbation by a percent, so the distance is measured on the
-    rounded image and the perturbation shortened until it fits; an image that cannot be fitted stays as it was.
+
+def nearest(
+    x: Tensor, delta: Tensor, eps: Tensor, box: Box, excess: Callable[[Tensor, Tensor], Tensor] = excess_length
+) -> tuple[Tensor, Tensor]:
+    """x + delta in the box and in x's dtype, inside the ball *after* the last rounding; which images were shortened.
+
+    Rounding to a half-precision grid can lengthen a perturbation by a percent, and the box can raise a nuclear norm; so
+    the norm in units of eps (`excess`) is measured on the rounded image and the perturbation shortened until it fits;
+    an image that cannot be fitted stays as it was.
     """
     wide = x.to(delta.dtype)
-    shortened = torch.zeros_like(eps, dtype=torch.bool)
+    shortened = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for _ in range(ROUNDS):
         moved = clamp(wide + delta, box).to(x.dtype)
-        distance = torch.linalg.vector_norm(moved.to(delta.dtype) - wide, dim=(1, 2, 3), dtype=torch.float64)
-        over = distance > eps.double() * (1 + 5e-7)
+        ratio = excess(moved.to(delta.dtype) - wide, eps)
+        over = ratio > 1 + 5e-7
         if not bool(over.any()):
             return moved, shortened
         shortened |= over
-        scale = torch.where(over, eps.double() / distance * (1 - 1e-6), 1.0)
+        scale = torch.where(over, 1 / ratio * (1 - 1e-6), 1.0)
         delta = delta * per_image(scale).to(delta.dtype)
     return torch.where(per_image(over), x, moved), shortened

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ class Search(Protocol):
     def moved(self, factors: Factors, problem: Problem) -> Tensor:
         """The images plus the perturbation the factors stand for, not yet clamped, (n, c, h, w)."""
 
-    def final(self, factors: Factors, eps: Tensor) -> Factors:
+    def final(self, factors: Factors, problem: Problem) -> Factors:
         """Factors whose plain product is that perturbation."""
 
     def admissible(self, i: int, gradient: Tensor, shown: Tensor, factors: Factors, problem: Problem) -> Tensor:
@@ -37,6 +36,14 @@ class Search(Protocol):
 
     def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
         """The factors after gradient i, of length `size` (n,); zero where it is dead."""
+
+
+@runtime_checkable
+class Certified(Protocol):
+    """A search that can say how far from a stationary point it is."""
+
+    def gap(self, factors: Factors, gradient: Tensor, problem: Problem) -> Tensor:
+        """(n,), zero at a stationary point."""
 
 
 @dataclass
@@ -48,29 +55,29 @@ class Ledger:
     forwards: Tensor
     gradients: Tensor
     doubtful: Tensor
+    gap: Tensor  # the smallest one seen, infinite where the search knows none
 
     @classmethod
     def open(cls, factors: Factors) -> Ledger:
         n, device = len(factors.left), factors.left.device
         blank = torch.zeros(n, dtype=torch.long, device=device)
         unknown = torch.full((n,), -torch.inf, dtype=factors.left.dtype, device=device)
-        return cls(factors, unknown, blank, blank.clone(), blank.bool())
+        return cls(factors, unknown, blank, blank.clone(), blank.bool(), -unknown)
 
     def note(self, rows: Tensor | None, factors: Factors, margin: Tensor | None) -> None:
         """Keep the iterates, of some rows or (None) of all, that beat the best so far; unjudged ones take its place."""
         known = self.margin if rows is None else self.margin[rows]
         unjudged = known == -torch.inf
         better = unjudged if margin is None else (margin > known) | (unjudged & ~margin.isnan())
-        margin = known if margin is None else margin.to(known.dtype)
-        if rows is not None:
-            chosen = rows[better]
-            self.margin = self.margin.index_put((chosen,), margin[better])
-            pairs = zip(factors, self.factors, strict=True)
-            self.factors = Factors(*(old.index_put((chosen,), new[better]) for new, old in pairs))
-        elif bool(better.all()):
+        kept = self.factors if rows is None else self.factors.rows(rows)
+        factors = chosen_of(better, factors, kept)
+        margin = known if margin is None else torch.where(better, margin.to(known.dtype), known)
+        if rows is None:
             self.factors, self.margin = factors, margin
         else:
-            self.factors, self.margin = chosen_of(better, factors, self.factors), torch.where(better, margin, known)
+            pairs = zip(factors, self.factors, strict=True)
+            self.factors = Factors(*(old.index_put((rows,), new) for new, old in pairs))
+            self.margin = self.margin.index_put((rows,), margin)
 
     def charge(self, rows: Tensor | None, forwards: int, gradients: int, doubtful: Tensor | None = None) -> None:
         """Book what images cost that have come to their end."""
@@ -79,6 +86,13 @@ class Ledger:
         self.gradients[at] += gradients
         if doubtful is not None:
             self.doubtful[at] |= doubtful
+
+    def certify(self, rows: Tensor | None, gap: Tensor) -> None:
+        """Keep the smallest gap of every image."""
+        if rows is None:
+            self.gap = torch.minimum(self.gap, gap)
+        else:
+            self.gap = self.gap.index_put((rows,), torch.minimum(self.gap[rows], gap))
 
     @property
     def broken(self) -> Tensor:
@@ -99,9 +113,10 @@ class Climb:
     decay: float | None = None
     watch: Watch | None = None
     outer: Callable[[], AbstractContextManager[object]] = nullcontext  # the caller's autocast, for the oracle alone
+    lower: Callable[[], AbstractContextManager[object]] = nullcontext  # half precision, for gradients alone
 
     def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> Judged:
-        with self.outer():
+        with self.outer(), self.lower():
             return self.oracle.gradient(x, y, loss)
 
     def judge(self, x: Tensor, y: Tensor) -> Tensor | None:
@@ -117,7 +132,7 @@ def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, row
     """Climb one start to its end and note its best iterates; `rows` are the images' in the ledger, None for all."""
     momentum: Tensor | None = None
     forwards = 0
-    doubtful = torch.zeros_like(problem.eps, dtype=torch.bool)
+    doubtful = torch.zeros(len(problem.x), dtype=torch.bool, device=problem.x.device)
     for i, loss in enumerate(climb.losses):
         shown = climb.shown(perturbed(climb.search, factors, problem), problem)
         judged = climb.gradient(shown, problem.y, loss)
@@ -128,26 +143,33 @@ def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, row
             ledger.note(rows, factors, margin)
         if climb.watch is not None:
             climb.watch(i, judged.gradient, shown, problem.y)
-        gradient = climb.search.admissible(
-            i, judged.gradient.to(factors.left.dtype).contiguous(), shown, factors, problem
-        )
-        gradient, size, dead = _usable(gradient if problem.mask is None else gradient * problem.mask)
-        doubtful = _either(_either(doubtful, dead), judged.doubtful)
+        gradient = judged.gradient.to(factors.left.dtype).contiguous()
+        gradient = climb.search.admissible(i, gradient, shown, factors, problem)
+        gradient = gradient if problem.mask is None else gradient * problem.mask
+        size = length(gradient)
+        dead = ~(torch.isfinite(size) & (size > 0))
+        gone = margin > 0 if climb.early_stop and margin is not None else torch.zeros_like(dead)
+        some_dead, some_gone = torch.stack([dead.any(), gone.any()]).tolist()  # the one time a device is waited for
+        doubtful = _either(doubtful | dead, judged.doubtful)
+        if some_dead:
+            gradient, size = gradient.masked_fill(per_image(dead), 0.0), size.masked_fill(dead, 0.0)
+        if isinstance(climb.search, Certified):
+            ledger.certify(rows, climb.search.gap(factors, gradient, problem))
         if climb.decay is not None:
             momentum = _momentum(momentum, gradient, climb.decay)
             gradient, size = momentum, length(momentum)
-        if climb.early_stop and margin is not None and bool((margin > 0).any()):
-            gone, left = margin > 0, ~(margin > 0)
+        if some_gone and margin is not None:
+            left = ~gone
             rows = torch.arange(len(gone), device=gone.device) if rows is None else rows
             ledger.note(rows[gone], factors.rows(gone), margin[gone])
             ledger.charge(rows[gone], forwards, i + 1, doubtful[gone])
             rows, problem, factors, doubtful = rows[left], problem.rows(left), factors.rows(left), doubtful[left]
-            gradient, size = gradient[left], size[left]
-            dead, momentum = (None if t is None else t[left] for t in (dead, momentum))
+            gradient, size, dead = gradient[left], size[left], dead[left]
+            momentum = None if momentum is None else momentum[left]
             if not len(rows):
                 return
         moved = climb.search.step(i, factors, gradient, size, problem)
-        factors = moved if dead is None else chosen_of(dead, factors, moved)
+        factors = chosen_of(dead, factors, moved) if some_dead else moved
     last = climb.shown(perturbed(climb.search, factors, problem), problem)
     margin = climb.judge(last, problem.y)
     ledger.note(rows, factors, margin)
@@ -162,6 +184,8 @@ def perturbed(search: Search, factors: Factors, problem: Problem) -> Tensor:
         return moved
     delta = moved - problem.x
     kept = delta * problem.mask
+    if not problem.ball.refills:
+        return problem.x + kept
     stretch = length(delta) / length(kept).clamp_min(1e-30)
     return problem.x + kept * per_image(stretch)
 
@@ -169,16 +193,6 @@ def perturbed(search: Search, factors: Factors, problem: Problem) -> Tensor:
 def chosen_of(where: Tensor, these: Factors, those: Factors) -> Factors:
     """`these` factors for the images where it holds, `those` for the others."""
     return Factors(*(torch.where(per_image(where), a, b) for a, b in zip(these, those, strict=True)))
-
-
-def _usable(gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradients, zero where they hold NaN or infinity; their lengths (n,); and which are zero, None if none is."""
-    size = length(gradient)
-    shortest, longest = (float(bound) for bound in size.aminmax())
-    if shortest > 0 and longest < math.inf:
-        return gradient, size, None
-    dead = ~(torch.isfinite(size) & (size > 0))
-    return gradient.masked_fill(per_image(dead), 0.0), size.masked_fill(dead, 0.0), dead
 
 
 def _either(this: Tensor, that: Tensor | None) -> Tensor:

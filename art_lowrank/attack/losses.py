@@ -47,6 +47,16 @@ def ce(logits: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(logits, y, reduction="none")
 
 
+def towards(rivals: Tensor) -> Loss:
+    """The margin towards one other class each: the rival's logit minus the label's."""
+
+    def climbed(logits: Tensor, y: Tensor) -> Tensor:
+        own, others = _split(logits, y)
+        return others.gather(1, rivals.unsqueeze(1)).squeeze(1) - own
+
+    return climbed
+
+
 LOSSES: dict[str, Loss] = {"margin": margin, "smooth-margin": smooth_margin, "ce": ce, "dlr": dlr}
 AUTO = "smooth-margin, margin"
 

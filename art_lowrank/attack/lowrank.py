@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from art_lowrank.attack.balls import UNIT_BOX, Box, clamp, length, per_image, placed
-from art_lowrank.attack.dense import Dense
-from art_lowrank.attack.factors import Factors, fitted, resolve_rank, truncated
-from art_lowrank.attack.loop import Climb, Ledger, Search, Watch, ascend
-from art_lowrank.attack.losses import ce, schedule
-from art_lowrank.attack.options import Options, amounts, check_images, check_labels, spread_mask
-from art_lowrank.attack.oracle import ModelOracle, Oracle, autocast_of, evaluating, sees_batch
-from art_lowrank.attack.paper import Paper
-from art_lowrank.attack.power import Power
+from art_lowrank.attack.balls import UNIT_BOX, Box
+from art_lowrank.attack.checks import check_images, check_labels
+from art_lowrank.attack.factors import Factors, resolve_rank
+from art_lowrank.attack.loop import Climb, Watch
+from art_lowrank.attack.losses import schedule
+from art_lowrank.attack.options import Options
+from art_lowrank.attack.oracle import ModelOracle, Oracle, autocast_of, evaluating, expecting, sees_batch
+from art_lowrank.attack.precision import lowered, verified
 from art_lowrank.attack.result import Attacked, result_of, warn_of_dead
-from art_lowrank.attack.start import Problem
+from art_lowrank.attack.searches import ball_of, name_of, resolved, search_of
+from art_lowrank.attack.stages import climb_all, try_rivals
+from art_lowrank.attack.start import posed
 
 
 def lowrank_pgd(
@@ -28,7 +30,7 @@ def lowrank_pgd(
     eps: float | Tensor,
     rank: int | float | str = 0.1,
     steps: int = 20,
-    norm: float = 2,
+    norm: float | str = 2,
     loss: str = "auto",
     method: str = "power",
     targeted: bool = False,
@@ -41,24 +43,35 @@ def lowrank_pgd(
     mask: Tensor | None = None,
     step_size: float | Tensor | None = None,
     decay: float | None = None,
+    tile: int | None = None,
+    use_budget: bool = False,
+    thorough: bool = False,
+    precision: str = "float32",
 ) -> Attacked:
-    """Attack images with perturbations of low rank in every channel, inside the l2 ball over all channels.
+    """Attack images with perturbations of low rank in every channel, inside a ball over all channels.
 
     model       an nn.Module (attacked in evaluation mode, left as it was) or any callable from images to logits
     x, y        images (n, c, h, w) and their class numbers (n,); with targeted=True the classes to be reached
-    eps         radius of the ball: a number, or one an image
+    eps         radius of the ball: a number, or one an image; for l_inf anything that broadcasts to the images
     rank        a whole number, a share of min(h, w) such as 0.1, or "full": plain PGD with the same schedule
     steps       gradients an image; 20 is thorough, 10 fast, 4 or 5 enough for adversarial training
+    norm        2, inf, "nuc" (sum of the singular values of all channels) or "group-nuc" (the same over square tiles)
     loss        "auto" (smooth margin, then margin), "margin", "smooth-margin", "ce" or "dlr"
-    method      "power" (ours) or "paper" (LoRa-PGD as published)
+    method      "power": ours, for every norm; "paper": LoRa-PGD as published (l2); for l_inf also "pattern",
+                "alternating" and "clipped-latent" (not of low rank); for the nuclear norms "frank-wolfe"
+    exact_rank  the perturbation that is left after the box has rank r too; see `rank_held` and `tail` of the result
     early_stop  broken images leave the batch; off for a model whose batch normalisation sees the batch
     seed        of the random sketch, the same for every image; None draws one and records it
     init        "lora" (a random sketch), "warm-up" (`paper`: the SVD of one full-rank step), or Factors to start from
     restarts    later ones start at random perturbations; the best iterate of all is kept
     clip        (lowest, highest) of the images, numbers or tensors, or None
     mask        where the perturbation may be non-zero, broadcastable to x
-    step_size   length of every step of `power` and of rank "full"; None for the schedule 4 eps (1 - i / steps)
+    step_size   length of every step; None for a schedule that falls linearly
     decay       momentum of the gradients; None for none
+    tile        side of the tiles of "group-nuc"; None for an eighth of the shorter side
+    use_budget  l2: scale every iterate until it is eps long *after* the box; for images on the bounds, such as MNIST
+    thorough    early_stop, then the margin towards each of the two best other classes on what is left
+    precision   "bf16" or "fp16": search under autocast, verify in float32, and attack again where the two disagree
     """
     given = dict(locals())
     for name in ("model", "x", "y"):
@@ -83,61 +96,23 @@ def run(
     outer = autocast_of(x.device.type)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))
-        problem = _problem(x, y, options)
         rank, seed = resolve_rank(options.rank, *x.shape[2:]), options.drawn_seed()
+        problem, method = posed(x, y, options, ball_of(options, x)), resolved(options, rank, x)
         climb = Climb(
-            oracle,
-            _search(options, seed, rank, x),
+            expecting(oracle, y),
+            search_of(method, options, seed, rank, x),
             schedule(options.climbed, options.steps),
-            options.early_stop and not batch_bound,
+            (options.early_stop or options.thorough) and not batch_bound,
             x.dtype,
-            tracks=options.method == "power",  # the published method returns its last iterate
+            tracks=method != "paper",  # the published method returns its last iterate
             decay=options.decay,
             watch=watch,
             outer=outer,
         )
-        ledger = _climb_all(climb, problem, options, rank)
-        return result_of(climb, ledger, problem, x, options, seed)
-
-
-def _problem(x: Tensor, y: Tensor, options: Options) -> Problem:
-    """The caller's tensors in float32 or wider, every setting spread over the images."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    eps = amounts("eps", options.eps, x, wide)
-    step_size = None if options.step_size is None else amounts("step_size", options.step_size, x, wide)
-    mask = None if options.mask is None else spread_mask(options.mask, x).to(wide)
-    y = y.to(x.device) if y.is_floating_point() else y.to(x.device, torch.long)
-    x = x.to(wide).contiguous()
-    return Problem(x, y, eps, step_size, mask, placed(options.clip, x))
-
-
-def _search(options: Options, seed: int, rank: int, x: Tensor) -> Search:
-    if options.method == "paper":
-        return Paper(rank, seed, len(x))
-    return Dense(options.steps, seed) if rank == min(x.shape[2:]) else Power(rank, options.steps, seed)
-
-
-def _climb_all(climb: Climb, problem: Problem, options: Options, rank: int) -> Ledger:
-    """Every restart in turn; with early_stop only the survivors of one go into the next."""
-    init = _initial(climb, problem, options.init, rank)
-    ledger = Ledger.open(climb.search.start(problem, 0, init))
-    if options.init == "warm-up":
-        ledger.charge(None, 1, 1)
-    for restart in range(options.restarts if len(problem.x) else 0):
-        rows = (~ledger.broken).nonzero().flatten() if climb.early_stop and restart else None
-        if rows is not None and not len(rows):
-            break
-        part = problem if rows is None else problem.rows(rows)
-        ascend(climb, part, climb.search.start(part, restart, None if restart else init), ledger, rows)
-    return ledger
-
-
-def _initial(climb: Climb, problem: Problem, init: str | Factors, rank: int) -> Factors | None:
-    """The factors to start from: the caller's, the SVD of one full-rank step (warm-up), or None: the search's own."""
-    if isinstance(init, Factors):
-        return fitted(init, problem.x, rank)
-    if init != "warm-up" or not len(problem.x):
-        return None
-    gradient = climb.gradient(problem.x.to(climb.dtype), problem.y, ce).gradient.to(problem.x.dtype)
-    pace = per_image(problem.eps / length(gradient).clamp_min(1e-30))
-    return truncated(clamp(problem.x + pace * gradient, problem.box) - problem.x, rank)
+        fast = lowered(climb, options.precision, x.device.type)
+        ledger = climb_all(fast, problem, options, rank)
+        if options.thorough:
+            search = search_of(method, replace(options, steps=options.steps // 2), seed + 1, rank, x)
+            try_rivals(replace(fast, search=search), problem, ledger, options.steps // 2)
+        disputed = None if fast is climb else verified(climb, problem, ledger)
+        return result_of(climb, ledger, problem, x, rank, options, disputed, name_of(method, options), seed)

@@ -1,25 +1,36 @@
-"""What the caller asked for, checked once: every bad value gets one line that quotes it and says what to do."""
+"""What the caller asked for, checked once, alone and together."""
 
 from __future__ import annotations
 
 import math
-import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from art_lowrank.attack.balls import UNIT_BOX, Box
+from art_lowrank.attack.checks import (
+    check_amount,
+    check_choice,
+    check_clip,
+    check_count,
+    check_rank,
+    is_whole,
+    quoted,
+)
 from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.losses import AUTO, LOSSES
 
-NAMES = {"power": "lowrank-pgd[power]", "paper": "lora-pgd[paper]"}
-RANGE_TOLERANCE = 1e-4  # images may leave the box by this share of its width: the rounding of a normalisation undone
+METHODS = {  # of every norm; "power" is the best we have there
+    "2": ("power", "paper"),
+    "inf": ("power", "pattern", "alternating", "clipped-latent"),
+    "nuc": ("power", "frank-wolfe"),
+    "group-nuc": ("power", "frank-wolfe"),
+}
+PRECISIONS = ("float32", "bf16", "fp16")
+FLAGS = ("targeted", "exact_rank", "early_stop", "use_budget", "thorough")
 
 
 @dataclass(frozen=True)
@@ -42,213 +53,86 @@ class Options:
     mask: Tensor | None = None
     step_size: Any = None
     decay: float | None = None
+    tile: int | None = None
+    use_budget: bool = False
+    thorough: bool = False
+    precision: str = "float32"
+    first_step: float | None = None  # of the schedule, in units of eps; None for the search's own
 
     def __post_init__(self) -> None:
-        _check_choice("method", self.method, NAMES)
+        if self.ball not in METHODS:
+            raise ValueError(f"norm is {quoted(self.norm)}; choose 2, inf, 'nuc' or 'group-nuc'")
+        check_choice("method", self.method, METHODS[self.ball], " (for this norm)")
         if self.loss != AUTO:
-            _check_choice("loss", self.loss, ("auto", *LOSSES, "estimator"))
-        _check_rank(self.rank)
-        _check_count("steps", self.steps, 0)
-        _check_count("restarts", self.restarts, 1)
-        _check_amount("eps", self.eps)
+            check_choice("loss", self.loss, ("auto", *LOSSES, "estimator"))
+        check_choice("precision", self.precision, PRECISIONS)
+        check_rank(self.rank)
+        check_count("steps", self.steps, 0)
+        check_count("restarts", self.restarts, 1)
+        check_amount("eps", self.eps)
         if self.step_size is not None:
-            _check_amount("step_size", self.step_size, positive=True)
+            check_amount("step_size", self.step_size, positive=True)
         if self.decay is not None and not (isinstance(self.decay, Real) and 0 <= self.decay < math.inf):
             raise ValueError(f"decay is {quoted(self.decay)}; give one number >= 0, or None")
+        if self.tile is not None:
+            check_count("tile", self.tile, 1)
         if self.seed is not None and not is_whole(self.seed):
             raise ValueError(f"seed is {quoted(self.seed)}; give a whole number, or None for a fresh one")
-        for name in ("targeted", "exact_rank", "early_stop"):
+        for name in FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {quoted(getattr(self, name))}; give True or False")
-        _check_clip(self.clip)
+        check_clip(self.clip)
+        if not isinstance(self.init, Factors):
+            check_choice("init", self.init, ("lora", "warm-up"))
         self._check_together()
 
     def _check_together(self) -> None:
         """Choices that are fine alone and impossible together."""
-        if not isinstance(self.norm, Real) or self.norm != 2:
-            raise ValueError(f"norm {quoted(self.norm)} is not supported: this version attacks in the l2 ball, norm=2")
-        if self.exact_rank:
-            raise ValueError(
-                "exact_rank=True is not supported in this version: the box may raise the rank of the perturbation; "
-                "`rank_held` of the result says for which images it did not"
-            )
-        if not isinstance(self.init, Factors):
-            _check_choice("init", self.init, ("lora", "warm-up"))
         if self.method == "power" and isinstance(self.init, str) and self.init == "warm-up":
             raise ValueError(
                 "init='warm-up' belongs to method='paper'; method='power' starts from the first gradient anyway"
             )
         if self.method == "paper":
-            for name, value in (("step_size", self.step_size), ("decay", self.decay), ("mask", self.mask)):
-                if value is not None:
-                    raise ValueError(f"method='paper' is LoRa-PGD as published and has no {name}; use method='power'")
+            self._refuse(
+                "method='paper' is LoRa-PGD as published and has no {}; use method='power'",
+                "step_size", "decay", "mask", "use_budget", "thorough",
+            )  # fmt: skip
+        if self.method in ("frank-wolfe", "clipped-latent") or self.ball == "group-nuc":
+            self._refuse("Frank-Wolfe and the clipped latent have no {}; leave it out", "step_size", "decay")
+        if self.method == "clipped-latent":
+            self._refuse("a clipped latent has no rank, so no {}; use method='pattern'", "exact_rank")
+        if self.ball != "2":
+            self._refuse("{} is for norm=2", "use_budget")
+        if self.ball == "group-nuc" and self.rank != "full":
+            raise ValueError(f"rank is {self.rank!r}, but tiles of low rank make no image of low rank; use rank='full'")
+        if self.ball != "group-nuc":
+            self._refuse("{} is for norm='group-nuc'", "tile")
+        if self.thorough and self.targeted:
+            raise ValueError("thorough=True tries other target classes, and a targeted attack has one; leave one out")
+        if self.loss == "estimator" and (self.thorough or self.precision != "float32"):
+            raise ValueError(
+                "loss='estimator' goes with thorough=False and precision='float32': an estimator has neither"
+            )
+
+    def _refuse(self, text: str, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) not in (None, False):
+                raise ValueError(text.format(name))
 
     @property
-    def name(self) -> str:
-        """What records and tables call the attack."""
-        return NAMES[self.method]
+    def ball(self) -> str:
+        """The norm by its name: "2", "inf", "nuc" or "group-nuc"; anything else as it was quoted."""
+        if isinstance(self.norm, Real) and not isinstance(self.norm, bool) and self.norm in (2, math.inf):
+            return "2" if self.norm == 2 else "inf"
+        return self.norm if isinstance(self.norm, str) and self.norm != "2" else quoted(self.norm)
 
     @property
     def climbed(self) -> str:
-        """Name of the loss, with "auto" resolved: the schedule for `power`, cross-entropy for `paper`, as published."""
+        """Name of the loss, with "auto" resolved: the schedule for ours, cross-entropy for `paper`, as published."""
         if self.loss != "auto":
             return self.loss
-        return AUTO if self.method == "power" else "ce"
+        return "ce" if self.method == "paper" else AUTO
 
     def drawn_seed(self) -> int:
         """The seed, or a fresh one where none was given."""
         return secrets.randbits(31) if self.seed is None else int(self.seed)
-
-
-def is_whole(value: Any) -> bool:
-    """A whole number of any kind, NumPy's included; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def check_images(x: Tensor, box: Box) -> None:
-    """Images are a floating (n, c, h, w) tensor of finite numbers inside the box."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"images are {type(x).__name__}; give a torch tensor (torch.as_tensor(images))")
-    if x.ndim != 4:
-        raise ValueError(f"images have shape {tuple(x.shape)}; give (n, channels, height, width)")
-    if not x.is_floating_point():
-        raise ValueError(f"images are {x.dtype}; give floats in the range of clip, such as images.float() / 255")
-    if not x.numel():
-        return
-    low, high = x.detach().aminmax()
-    if not (torch.isfinite(low) and torch.isfinite(high)):
-        bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
-        raise ValueError(
-            f"{len(bad)} of {len(x)} images hold NaN or infinity (first at index {bad[0]}); mend or drop them"
-        )
-    if box is not None:
-        _check_inside(x, float(low), float(high), box)
-
-
-def check_labels(y: Tensor, n: int) -> None:
-    """Labels are whole numbers, one an image. (That they are below the number of classes shows in the forward.)"""
-    if not isinstance(y, Tensor):
-        raise TypeError(f"labels are {type(y).__name__}; give a torch tensor of class numbers")
-    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ValueError(f"labels are {y.dtype} of shape {tuple(y.shape)}; give whole class numbers of shape ({n},)")
-    if len(y) != n:
-        raise ValueError(f"{len(y)} labels for {n} images; give one label an image")
-    if n and int(y.min()) < 0:
-        raise ValueError(f"label {int(y.min())} is negative; class numbers start at 0")
-
-
-def amounts(name: str, value: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A radius or step length for every image, (n,): from one number, (n,), or anything broadcastable to the images."""
-    given = torch.as_tensor(value, dtype=dtype, device=x.device)
-    if given.ndim == 0 or given.shape == (len(x),):
-        return given.expand(len(x)).contiguous()
-    try:
-        spread = given.broadcast_to(x.shape).flatten(1)
-    except RuntimeError:
-        raise ValueError(
-            f"{name} of shape {tuple(given.shape)} does not fit {len(x)} images; give one number or shape ({len(x)},)"
-        ) from None
-    if spread.numel() and not bool((spread == spread[:, :1]).all()):
-        raise ValueError(f"{name} differs inside an image; the l2 ball takes one radius an image, shape ({len(x)},)")
-    return spread[:, 0].contiguous()
-
-
-def spread_mask(mask: Any, x: Tensor) -> Tensor:
-    """Where the perturbation may be non-zero, (n, c, h, w) bool: from any mask that broadcasts to the images."""
-    given = as_tensor(mask)
-    if given is None or given.is_complex() or not bool((given >= 0).all()):
-        raise ValueError("mask must hold numbers >= 0 or booleans, zero where nothing may change")
-    try:
-        return (given.to(x.device) != 0).expand(x.shape)
-    except RuntimeError:
-        raise ValueError(f"mask of shape {tuple(given.shape)} does not broadcast to images {tuple(x.shape)}") from None
-
-
-def as_tensor(value: Any) -> Tensor | None:
-    """The numbers as a tensor, None where they are none."""
-    try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-
-
-def quoted(value: Any) -> str:
-    """A value for one line of a message: tensors, arrays and long values by their kind."""
-    text = repr(value)
-    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
-
-
-@contextmanager
-def in_words_of_host(**names: str) -> Iterator[None]:
-    """Errors about the core's settings, under the names the host's user typed."""
-    try:
-        yield
-    except ValueError as error:
-        text = str(error)
-        for ours, theirs in names.items():
-            text = re.sub(rf"\b{ours}\b", theirs, text)
-        raise type(error)(text) from None
-
-
-def _check_choice(name: str, value: Any, choices: Any) -> None:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is a {type(value).__name__}; choose one of {', '.join(map(repr, choices))}")
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}")
-
-
-def _check_rank(rank: Any) -> None:
-    whole = is_whole(rank) and rank >= 1
-    share = isinstance(rank, float) and 0.0 < rank < 1.0
-    if not (whole or share or (isinstance(rank, str) and rank == "full")):
-        raise ValueError(
-            f'rank is {quoted(rank)}; give a whole number >= 1, a share of min(height, width) in (0, 1), or "full"'
-        )
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if not is_whole(value) or value < least:
-        raise ValueError(f"{name} is {quoted(value)}; give a whole number >= {least}")
-
-
-def _check_amount(name: str, value: Any, positive: bool = False) -> None:
-    least = "a number > 0" if positive else "a number >= 0"
-    given = None if isinstance(value, bool | str | complex) else as_tensor(value)
-    if given is None or given.is_complex():
-        raise ValueError(f"{name} is {quoted(value)}; give {least}, or one an image")
-    bad = ~torch.isfinite(given) | (given <= 0 if positive else given < 0)
-    if bool(bad.any()):
-        where = f" holds {given[bad][0]:g}" if given.ndim else f" is {value!r}"
-        raise ValueError(f"{name}{where}; give {least}, or one an image")
-
-
-def _check_clip(box: Any) -> None:
-    if box is None:
-        return
-    pair = [as_tensor(bound) for bound in box] if isinstance(box, tuple | list) and len(box) == 2 else [None]
-    if any(bound is None or not bound.numel() for bound in pair):
-        raise ValueError(f"clip is {quoted(box)}; give (lowest, highest) of the images, or None for no bounds")
-    low, high = (bound.double() for bound in pair if bound is not None)
-    try:
-        ordered = bool((low < high).all())
-    except RuntimeError:
-        raise ValueError(f"clip bounds of shapes {tuple(low.shape)} and {tuple(high.shape)} do not match") from None
-    if not ordered or not bool(torch.isfinite(low).all() & torch.isfinite(high).all()):
-        raise ValueError(f"clip is {quoted(box)}; its lower bound must lie below its upper bound, both finite")
-
-
-def _check_inside(x: Tensor, lowest: float, highest: float, box: Any) -> None:
-    low, high = (torch.as_tensor(bound, device=x.device) for bound in box)
-    try:
-        low.expand(x.shape), high.expand(x.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"clip bounds of shape {tuple(low.shape)} do not broadcast to images {tuple(x.shape)}"
-        ) from None
-    slack = RANGE_TOLERANCE * float((high - low).max())
-    inside = lowest >= float(low.max()) - slack and highest <= float(high.min()) + slack
-    if not inside and bool(((x < low - slack) | (x > high + slack)).any()):
-        raise ValueError(
-            f"images span [{lowest:.6g}, {highest:.6g}], outside the clip range [{float(low.min()):.6g}, "
-            f"{float(high.max()):.6g}]; scale them into it, or set the range to theirs"
-        )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -40,27 +39,38 @@ class ModelOracle:
 
     model: Callable[[Tensor], Tensor]
     targeted: bool = False
+    highest: int = -1  # of the labels it will be asked about, see `expecting`
+    scale: float = 1.0  # of the loss while its gradient is taken, against underflow in half precision
 
     def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> Judged:
         """Only the input's gradient is computed, none of the parameters'."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            logits, doubtful = self._logits(x, y)
+            logits, doubtful = self._logits(x)
             climbed = self._signed(loss(logits, y))
-            found = torch.autograd.grad(climbed.sum(), x, allow_unused=True)[0] if climbed.requires_grad else None
+            total = climbed.sum() * self.scale if self.scale != 1 else climbed.sum()
+            found = torch.autograd.grad(total, x, allow_unused=True)[0] if climbed.requires_grad else None
         gradient = torch.zeros_like(x) if found is None else found
+        gradient = gradient / self.scale if self.scale != 1 else gradient
         with torch.no_grad():
             reached = climbed.detach() if loss is margin else self._signed(margin(logits, y))
         return Judged(gradient, reached, doubtful)
 
     def judge(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
-            return self._signed(margin(self._logits(x, y)[0], y))
+            return self._signed(margin(self._logits(x)[0], y))
+
+    def rivals(self, x: Tensor, y: Tensor, count: int) -> Tensor:
+        """The best classes beside the label, best first, (n, count) or as many as there are."""
+        with torch.no_grad():
+            logits = self._logits(x)[0]
+            others = logits.scatter(1, y.unsqueeze(1), -torch.inf)
+            return others.topk(min(count, logits.shape[1] - 1), dim=1).indices
 
     def _signed(self, values: Tensor) -> Tensor:
         return -values if self.targeted else values
 
-    def _logits(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits in float32 or wider, and the rows that are none: not finite, or probabilities (their logs then)."""
         logits = self.model(x)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
@@ -70,20 +80,24 @@ class ModelOracle:
                 "wrap it in a module that does"
             )
         classes = logits.shape[1]
-        if int(y.max()) >= classes:
+        if self.highest >= classes:
             raise ValueError(
-                f"label {int(y.max())} is out of range: the model has {classes} classes, 0 to {classes - 1}"
+                f"label {self.highest} is out of range: the model has {classes} classes, 0 to {classes - 1}"
             )
         return _as_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
 
-def _as_logits(outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+def expecting(oracle: Oracle, y: Tensor) -> Oracle:
+    """The oracle, told once what labels will come, so that no step has to wait for a device to check them."""
+    if not isinstance(oracle, ModelOracle) or not len(y):
+        return oracle
+    return replace(oracle, highest=int(y.max()))
+
+
+def _as_logits(outputs: Tensor) -> tuple[Tensor, Tensor]:
     """The outputs, probabilities as their logarithms; and which rows are no logits: probabilities, or not finite."""
     with torch.no_grad():
         sums = outputs.sum(1)
-        nearest, farthest = (float(bound) for bound in (sums - 1).abs().aminmax())
-        if nearest >= 1e-4 and farthest < math.inf:
-            return outputs, None
         probabilities = ((sums - 1).abs() < 1e-4) & (outputs >= 0).all(1)
         doubtful = probabilities | ~torch.isfinite(sums)
     return torch.where(probabilities.unsqueeze(1), outputs.clamp_min(1e-30).log(), outputs), doubtful

@@ -35,8 +35,8 @@ class Paper:
         product = factors.dense()
         return problem.x + product * per_image(problem.eps / (length(product) + XI))
 
-    def final(self, factors: Factors, eps: Tensor) -> Factors:
-        return factors.scaled(eps / (factors.norm() + XI))
+    def final(self, factors: Factors, problem: Problem) -> Factors:
+        return factors.scaled(problem.eps / (factors.norm() + XI))
 
     def admissible(self, i: int, gradient: Tensor, shown: Tensor, factors: Factors, problem: Problem) -> Tensor:
         """On unclipped pixels; exactly at a bound counts as such, as torch's clamp had it at the time."""

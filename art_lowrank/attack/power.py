@@ -24,6 +24,7 @@ class Power:
     rank: int
     steps: int
     seed: int
+    peak: float = FIRST_STEP
 
     def start(self, problem: Problem, restart: int, init: Factors | None) -> Factors:
         """No perturbation yet, and a random sketch as `right`; later restarts start at a random one of length eps."""
@@ -37,36 +38,23 @@ class Power:
         return Factors(left, sketch).scaled(problem.eps / length(sketch))
 
     def moved(self, factors: Factors, problem: Problem) -> Tensor:
-        left, right = _matrices(factors)
+        left, right = factors.left.flatten(0, 1), factors.right.flatten(0, 1)
         return torch.baddbmm(problem.x.flatten(0, 1), left, right).view_as(problem.x)
 
-    def final(self, factors: Factors, eps: Tensor) -> Factors:
+    def final(self, factors: Factors, problem: Problem) -> Factors:
         return factors
 
     def admissible(self, i: int, gradient: Tensor, shown: Tensor, factors: Factors, problem: Problem) -> Tensor:
-        """Without what the box would swallow; at the first step, where pixels lie on its bounds, only what leaves."""
-        shown = shown.to(gradient.dtype)
-        if i == 0:
-            nudge = NUDGE * problem.eps / length(gradient).clamp_min(1e-30)
-            shown = torch.addcmul(shown, gradient, per_image(nudge))
-        return inward(gradient, shown, problem.box)
+        return unswallowed(i, gradient, shown, problem)
 
     def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
         """The best rank-r part of delta + a G that the power iterations find from the last R, scaled to the sphere."""
-        n, c = gradient.shape[:2]
-        pace = (stride(i, self.steps, problem) / size.clamp_min(1e-30)).repeat_interleave(c).reshape(-1, 1, 1)
-        (left, right), matrix = _matrices(factors), gradient.flatten(0, 1)
-        found = right if i else torch.cat([right, self._extra(problem.x)], -2)
-        for k in reversed(range(self._iterations(i, gradient))):
-            probe = found.mT
-            basis = torch.baddbmm(left @ (right @ probe), matrix, probe * pace)
-            basis = basis if k % 2 else orthonormal(basis)  # every second time is often enough for float32
-            found = torch.baddbmm((basis.mT @ left) @ right, basis.mT * pace, matrix)
-        if i == 0:
-            basis, found = leading(basis, found, self.rank)
-        norm = torch.linalg.vector_norm(found.view(n, -1), dim=1)
+        pace = stride(i, self.steps, problem, self.peak) / size.clamp_min(1e-30)
+        extra = None if i else self._extra(problem.x)
+        moved = climbed(factors, gradient, pace, self._iterations(i, gradient), extra)
+        norm = length(moved.right)
         scale = problem.eps / norm.clamp_min(1e-30) if problem.step_size is None else shrink(norm, problem.eps)
-        return Factors(basis.view_as(factors.left), found.view_as(factors.right) * per_image(scale))
+        return moved.scaled(scale)
 
     def _iterations(self, i: int, gradient: Tensor) -> int:
         if i == 0:
@@ -88,14 +76,38 @@ class Power:
         return Factors(left, torch.cat([right, sketch[..., :missing, :]], -2))
 
 
-def stride(i: int, steps: int, problem: Problem) -> Tensor:
-    """Length of step i: the caller's, or 4 eps falling linearly to 0."""
-    return FIRST_STEP * (1 - i / steps) * problem.eps if problem.step_size is None else problem.step_size
+def stride(i: int, steps: int, problem: Problem, peak: float = FIRST_STEP) -> Tensor:
+    """Length of step i: the caller's, or `peak` times eps falling linearly to 0."""
+    return peak * (1 - i / steps) * problem.eps if problem.step_size is None else problem.step_size
 
 
-def _matrices(factors: Factors) -> tuple[Tensor, Tensor]:
-    """The factors of all images and channels in one row, as the batched products want them."""
-    return factors.left.flatten(0, 1), factors.right.flatten(0, 1)
+def unswallowed(i: int, gradient: Tensor, shown: Tensor, problem: Problem) -> Tensor:
+    """Without what the box would swallow; at the first step, where pixels lie on its bounds, only what leaves."""
+    shown = shown.to(gradient.dtype)
+    if i == 0:
+        radius = problem.eps if problem.eps.ndim == 1 else problem.eps.amax((1, 2, 3))
+        nudge = NUDGE * radius / length(gradient).clamp_min(1e-30)
+        shown = torch.addcmul(shown, gradient, per_image(nudge))
+    return inward(gradient, shown, problem.box)
+
+
+def climbed(factors: Factors, gradient: Tensor, pace: Tensor, iterations: int, extra: Tensor | None) -> Factors:
+    """left @ right + pace * gradient made rank r by block power iterations from `right`; left comes back orthonormal.
+
+    `extra` are more rows of a sketch (images and channels in one axis): the r leading directions of all are kept.
+    """
+    n, c = gradient.shape[:2]
+    steps = pace.repeat_interleave(c).reshape(-1, 1, 1)
+    left, right, matrix = factors.left.flatten(0, 1), factors.right.flatten(0, 1), gradient.flatten(0, 1)
+    found = right if extra is None else torch.cat([right, extra], -2)
+    for k in reversed(range(iterations)):
+        probe = found.mT
+        basis = torch.baddbmm(left @ (right @ probe), matrix, probe * steps)
+        basis = basis if k % 2 else orthonormal(basis)  # every second time is often enough for float32
+        found = torch.baddbmm((basis.mT @ left) @ right, basis.mT * steps, matrix)
+    if extra is not None:
+        basis, found = leading(basis, found, right.shape[-2])
+    return Factors(basis.view(n, c, *basis.shape[1:]), found.view(n, c, *found.shape[1:]))
 
 
 def orthonormal(columns: Tensor) -> Tensor:

@@ -10,11 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from art_lowrank.attack.balls import length, nearest
+from art_lowrank.attack.balls import length
+from art_lowrank.attack.exact import exact, tail_of
 from art_lowrank.attack.factors import Factors
-from art_lowrank.attack.loop import Climb, Ledger, perturbed
+from art_lowrank.attack.loop import Certified, Climb, Ledger, perturbed
 from art_lowrank.attack.options import Options
+from art_lowrank.attack.precision import Disputed
 from art_lowrank.attack.start import Problem
+
+HELD = 1e-3  # exact_rank: the largest `tail` that counts as rank r
 
 
 class Queries(NamedTuple):
@@ -33,11 +37,14 @@ class Attacked:
     success: Tensor  # bool: the goal is reached
     queries: Queries
     dead: Tensor  # bool: not broken, but a gradient was zero or not finite, or the outputs were no logits
-    rank_held: Tensor  # bool: neither box nor mask changed the perturbation, so that its rank is that of the factors
+    rank_held: Tensor  # bool: box and mask changed nothing, so that rank and factors hold; exact_rank: `tail` <= 1e-3
     margin: Tensor  # best logit that reaches the goal minus best that does not; -inf where nothing judged the image
     loss: str  # the loss that was climbed
     attack: str  # "lowrank-pgd[power]" or "lora-pgd[paper]"
     seed: int  # the seed used, also where None was given
+    tail: Tensor | None = None  # exact_rank: singular value r + 1 over the first, the largest of the channels
+    gap: Tensor | None = None  # Frank-Wolfe: the smallest duality gap seen, in the units of the loss
+    disputed: Disputed | None = None  # half precision: what it claimed to have broken, and what float32 refuted
 
     def __repr__(self) -> str:
         broken, dead = int(self.success.sum()), int(self.dead.sum())
@@ -60,33 +67,60 @@ def _joined(column: list[Any]) -> Any:
     return first
 
 
-def result_of(climb: Climb, ledger: Ledger, problem: Problem, x: Tensor, options: Options, seed: int) -> Attacked:
+def result_of(
+    climb: Climb,
+    ledger: Ledger,
+    problem: Problem,
+    x: Tensor,
+    rank: int,
+    options: Options,
+    disputed: Disputed | None,
+    attack: str,
+    seed: int,
+) -> Attacked:
     """The best iterates as images within the budget; judged again where the last rounding changed them."""
-    factors = climb.search.final(ledger.factors, problem.eps)
     unclamped = perturbed(climb.search, ledger.factors, problem)
-    delta = unclamped - problem.x
-    if problem.mask is not None:
-        factors = factors.scaled(length(delta) / length(factors.dense() * problem.mask).clamp_min(1e-30))
-    moved, shortened = nearest(x, delta, problem.eps, problem.box)
-    if bool(shortened.any()):
-        changed = shortened.nonzero().flatten()
-        margin = climb.judge(moved[changed], problem.y[changed])
-        ledger.forwards[changed] += 1
-        if margin is not None:
-            ledger.margin = ledger.margin.index_put((changed,), margin.to(ledger.margin.dtype))
-    dead = ledger.doubtful & ~ledger.broken
+    factors, delta = _masked(climb.search.final(ledger.factors, problem), unclamped - problem.x, problem)
+    if options.exact_rank:
+        factors = exact(delta, rank, problem)
+        delta = factors.dense()
+    moved, changed = problem.ball.fit(x, delta, problem.eps, problem.box)
+    _judge_again(climb, ledger, problem, moved, changed | options.exact_rank)
+    held, tail = _rank_held(moved, unclamped, problem), None
+    if options.exact_rank:
+        tail = tail_of(moved.to(problem.x.dtype) - problem.x, rank)
+        held = tail <= HELD
     return Attacked(
         x=moved,
         factors=factors,
         success=ledger.broken,
         queries=Queries(ledger.forwards, ledger.gradients),
-        dead=dead,
-        rank_held=_rank_held(moved, unclamped, problem),
+        dead=ledger.doubtful & ~ledger.broken,
+        rank_held=held,
         margin=ledger.margin,
         loss=options.climbed,
-        attack=options.name,
+        attack=attack,
         seed=seed,
+        tail=tail,
+        gap=ledger.gap if isinstance(climb.search, Certified) else None,
+        disputed=disputed,
     )
+
+
+def _masked(factors: Factors, delta: Tensor, problem: Problem) -> tuple[Factors, Tensor]:
+    """The factors as long as the perturbation is on the mask."""
+    if problem.mask is None or not problem.ball.refills:
+        return factors, delta
+    return factors.scaled(length(delta) / length(factors.dense() * problem.mask).clamp_min(1e-30)), delta
+
+
+def _judge_again(climb: Climb, ledger: Ledger, problem: Problem, moved: Tensor, changed: Tensor) -> None:
+    if bool(changed.any()):
+        rows = changed.nonzero().flatten()
+        margin = climb.judge(moved[rows], problem.y[rows])
+        ledger.forwards[rows] += 1
+        if margin is not None:
+            ledger.margin = ledger.margin.index_put((rows,), margin.to(ledger.margin.dtype))
 
 
 def _rank_held(moved: Tensor, unclamped: Tensor, problem: Problem) -> Tensor:

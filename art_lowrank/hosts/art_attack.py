@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import replace
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -13,22 +13,28 @@ from art.attacks.attack import EvasionAttack
 from art.config import ART_NUMPY_DTYPE
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin
 from art.summary_writer import SummaryWriter, SummaryWriterDefault
-from scipy.stats import truncnorm
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from art_lowrank.attack import Attacked, Factors
+from art_lowrank.attack import Attacked, Curve, Factors
+from art_lowrank.attack.checks import check_images
+from art_lowrank.attack.curve import eps_stages, nested, radii_of, rank_stages
+from art_lowrank.attack.loop import Watch
 from art_lowrank.attack.lowrank import run
-from art_lowrank.attack.options import Options, amounts, check_images, in_words_of_host
+from art_lowrank.attack.options import Options
+from art_lowrank.attack.oracle import Oracle
 from art_lowrank.attack.result import warn_of_dead
-from art_lowrank.hosts.art_checks import as_float32, batch_of, broadcast, check_art_types, clip_of, labels_of
+from art_lowrank.hosts.art_checks import as_float32, batch_of, broadcast, check_art_types, labels_of
+from art_lowrank.hosts.art_options import checked, options_of
 from art_lowrank.hosts.art_oracle import Array, Layout, layout_of, oracle_of, reaches_torch, undisturbed, watching
 
+Part = TypeVar("Part", Attacked, Curve)
 logger = logging.getLogger(__name__)
 
 
 class LowRankPGD(EvasionAttack):
     """
-    Projected gradient descent whose perturbation has low rank in every channel, in the l2 ball.
+    Projected gradient descent whose perturbation has low rank in every channel, in the l2, l_inf or nuclear ball.
 
     | Paper link: https://arxiv.org/abs/2410.12607 (method="paper"); method="power" is this package's own search.
     """
@@ -52,6 +58,10 @@ class LowRankPGD(EvasionAttack):
         "early_stop",
         "image_shape",
         "seed",
+        "tile",
+        "use_budget",
+        "thorough",
+        "precision",
         "summary_writer",
         "verbose",
     ]
@@ -61,7 +71,7 @@ class LowRankPGD(EvasionAttack):
         self,
         estimator: Any,
         *,
-        norm: int | float | str = 2,
+        norm: float | str = 2,
         eps: int | float | Array = 0.5,
         eps_step: int | float | Array | None = None,
         rank: int | float | str = 0.1,
@@ -78,6 +88,10 @@ class LowRankPGD(EvasionAttack):
         early_stop: bool = False,
         image_shape: tuple[int, ...] | None = None,
         seed: int | None = 0,
+        tile: int | None = None,
+        use_budget: bool = False,
+        thorough: bool = False,
+        precision: str = "float32",
         summary_writer: str | bool | SummaryWriter = False,
         verbose: bool = True,
     ) -> None:
@@ -85,9 +99,10 @@ class LowRankPGD(EvasionAttack):
         Create a :class:`.LowRankPGD` instance.
 
         :param estimator: A trained estimator with loss gradients.
-        :param norm: The norm of the adversarial perturbation; 2.
-        :param eps: Largest l2 norm of the perturbation over all channels: a number, or an array with one an image.
-        :param eps_step: Length of every step, finite; `None` for the schedule 4 eps (1 - i / max_iter).
+        :param norm: The norm of the adversarial perturbation over all channels: 2, np.inf, "nuc" or "group-nuc".
+        :param eps: Largest norm of the perturbation: a number, or an array with one an image; for np.inf an array that
+            broadcasts to the samples.
+        :param eps_step: Length of every step, finite; `None` for a schedule that falls linearly.
         :param rank: Rank of every channel's perturbation: a whole number, a share of min(height, width), or "full".
         :param max_iter: Gradients an image.
         :param targeted: Whether `y` are classes to be reached.
@@ -97,12 +112,17 @@ class LowRankPGD(EvasionAttack):
         :param decay: Momentum of the gradients; `None` for none.
         :param loss: "auto" (smooth margin, then margin, where the torch model can be reached; else the estimator's
             own), "margin", "smooth-margin", "ce", "dlr" or "estimator".
-        :param method: "power", or "paper" for LoRa-PGD as published.
+        :param method: "power" (ours, for every norm), "paper" (LoRa-PGD as published), for np.inf also "pattern",
+            "alternating" and "clipped-latent", for the nuclear norms "frank-wolfe".
         :param init: "lora" (a random sketch), "warm-up" (for "paper": the SVD of one full-rank step), or factors.
-        :param exact_rank: Reserved for perturbations whose rank survives the box; only `False` in this version.
+        :param exact_rank: Whether the perturbation that is left after the clip values has the rank asked for.
         :param early_stop: Whether broken images leave the batch.
         :param image_shape: (height, width) of flat inputs, or with channels where the estimator has them.
         :param seed: Seed of the random sketch, the same for every image; `None` draws one for every `generate`.
+        :param tile: Side of the tiles of "group-nuc"; `None` for an eighth of the shorter side.
+        :param use_budget: Whether iterates are scaled until they are eps long after the clip values.
+        :param thorough: Whether images that hold are attacked again towards their two best other classes.
+        :param precision: "float32", or "bf16" or "fp16" to search under autocast and verify in float32.
         :param summary_writer: ART's TensorBoard writer: a bool, a path, or a writer.
         :param verbose: Show progress bars.
         """
@@ -124,6 +144,10 @@ class LowRankPGD(EvasionAttack):
         self.early_stop = early_stop
         self.image_shape = image_shape
         self.seed = seed
+        self.tile = tile
+        self.use_budget = use_budget
+        self.thorough = thorough
+        self.precision = precision
         self.verbose = verbose
         self._summary_writer_arg = summary_writer
         self._check_params()
@@ -175,8 +199,45 @@ class LowRankPGD(EvasionAttack):
                 setattr(self, name, value)
             raise
 
+    def rank_curve(
+        self, x: Array, y: Array | None = None, ranks: Sequence[int | float | str] | None = None, **kwargs: Any
+    ) -> Curve:
+        """Robust accuracy at ranks 1, 2, 4 ... full (or `ranks`) in one nested run, with the other settings."""
+        return self._curve(x, y, kwargs.get("mask"), "rank", lambda part, images: rank_stages(part, ranks, images))
+
+    def eps_curve(self, x: Array, y: Array | None = None, *, eps: Sequence[float], **kwargs: Any) -> Curve:
+        """Robust accuracy at ascending radii in one nested run, with the other settings."""
+        return self._curve(x, y, kwargs.get("mask"), "eps", lambda part, images: eps_stages(part, radii_of(eps)))
+
+    def _curve(
+        self, x: Array, y: Array | None, mask: Array | None, along: str, stages: Callable[..., list[Options]]
+    ) -> Curve:
+        def part_of(oracle: Oracle, images: Tensor, labels: Tensor, options: Options, watch: Watch | None) -> Curve:
+            return nested(oracle, images, labels, stages(options, images), along)
+
+        curve = Curve.joined(self._over_batches(x, y, mask, part_of)[0])
+        warn_of_dead(curve.dead, stacklevel=4)
+        return curve
+
     def _attack(self, x: Array, y: Array | None, mask: Array | None) -> tuple[Attacked, Layout]:
-        """Attack in batches; the result as torch tensors, and how to read its images as the caller's samples."""
+        """The result as torch tensors, and how to read its images as the caller's samples."""
+
+        def part_of(oracle: Oracle, images: Tensor, labels: Tensor, options: Options, watch: Watch | None) -> Attacked:
+            return run(oracle, images, labels, options, watch=watch)
+
+        parts, layout = self._over_batches(x, y, mask, part_of)
+        attacked = Attacked.joined(parts)
+        warn_of_dead(attacked.dead, stacklevel=4)
+        logger.info("Success rate of attack: %.2f%%", 100 * float(attacked.success.float().mean()) if len(x) else 0.0)
+        return attacked, layout
+
+    def _options(self, x: Array, layout: Layout) -> Options:
+        return options_of(self, x, layout)
+
+    def _over_batches(
+        self, x: Array, y: Array | None, mask: Array | None, part_of: Callable[..., Part]
+    ) -> tuple[list[Part], Layout]:
+        """What `part_of` makes of every batch, and how to read images as the caller's samples."""
         self._check_params()
         inputs = as_float32(x)
         layout = layout_of(inputs.shape[1:], getattr(self.estimator, "channels_first", None), self.image_shape)
@@ -184,7 +245,7 @@ class LowRankPGD(EvasionAttack):
             warnings.warn(
                 f"rows of {inputs.shape[1]} numbers are attacked as matrices of one row, which is plain PGD; "
                 "image_shape=(height, width) makes the attack low-rank",
-                stacklevel=3,
+                stacklevel=4,
             )
         options = self._options(inputs, layout)
         masks = None if mask is None else layout.images(torch.from_numpy(broadcast(mask, inputs)))
@@ -201,55 +262,15 @@ class LowRankPGD(EvasionAttack):
                 rows = slice(start, start + self.batch_size)
                 part = batch_of(options, rows, None if masks is None else masks[rows])
                 watch = watching(self, number, layout)
-                parts.append(run(oracle, images[rows].to(device), labels[rows].to(device), part, watch=watch))
+                parts.append(part_of(oracle, images[rows].to(device), labels[rows].to(device), part, watch))
         if self.summary_writer is not None:
             self.summary_writer.reset()
-        attacked = Attacked.joined(parts)
-        warn_of_dead(attacked.dead, stacklevel=4)
-        logger.info(
-            "Success rate of attack: %.2f%%", 100 * float(attacked.success.float().mean()) if len(inputs) else 0.0
-        )
-        return attacked, layout
-
-    def _options(self, x: Array, layout: Layout) -> Options:
-        """The settings in the core's words; radii and steps spread over the images."""
-        scale = float(truncnorm.rvs(0, 2, scale=0.5, random_state=self._radii)) if self.random_eps else 1.0
-        host = torch.from_numpy(x)
-        step = self.eps_step
-        options = self._checked(
-            clip=clip_of(self.estimator, layout),
-            eps=amounts("eps", self.eps, host, torch.float32) * scale,
-            step_size=None if step is None else amounts("eps_step", step, host, torch.float32) * scale,
-        )
-        return replace(options, seed=options.drawn_seed())
-
-    def _checked(self, **given: Any) -> Options:
-        """The core's options, which refuse what is wrong in itself."""
-        settings = {"eps": self.eps, "step_size": self.eps_step, **given}
-        loss = self.loss
-        if loss == "auto":
-            loss = "auto" if reaches_torch(self.estimator) else "estimator"
-        with in_words_of_host(step_size="eps_step", steps="max_iter", restarts="num_random_init"):
-            return Options(
-                rank=self.rank,
-                steps=self.max_iter,
-                norm=self.norm,
-                loss=loss,
-                method=self.method,
-                targeted=self.targeted,
-                exact_rank=self.exact_rank,
-                early_stop=self.early_stop,
-                seed=self.seed,
-                init=self.init,
-                restarts=max(1, self.num_random_init),
-                decay=self.decay,
-                **settings,
-            )
+        return parts, layout
 
     def _check_params(self) -> None:
         super()._check_params()
         check_art_types(self)
-        loss = self._checked().loss
+        loss = checked(self).loss
         if loss not in ("auto", "estimator") and not reaches_torch(self.estimator):
             raise ValueError(
                 f"loss={loss!r} needs a PyTorchClassifier whose preprocessing is torch, not this "

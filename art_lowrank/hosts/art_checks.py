@@ -13,8 +13,9 @@ from art.utils import check_and_transform_label_format, get_labels_np_array
 from torch import Tensor
 
 from art_lowrank.attack.balls import Box
+from art_lowrank.attack.checks import is_whole
 from art_lowrank.attack.factors import Factors
-from art_lowrank.attack.options import Options, is_whole
+from art_lowrank.attack.options import Options
 from art_lowrank.hosts.art_oracle import Array, Layout
 
 

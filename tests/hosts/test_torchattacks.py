@@ -198,8 +198,8 @@ def test_other_errors_are_clear(digits_net, test_digits):
     x, y = test_digits
     with pytest.raises(ValueError, match="labels are None"):
         LoRaPGD(digits_net)(x)
-    with pytest.raises(ValueError, match="norm='L2'"):
-        LoRaPGD(digits_net, norm="Linf")
+    with pytest.raises(ValueError, match="norm is 'L1'; choose one of 'L2', 'Linf'"):
+        LoRaPGD(digits_net, norm="L1")
     with pytest.raises(ValueError, match="rank is 0"):
         LoRaPGD(digits_net, rank=0)
     with pytest.raises(ValueError, match=r"alpha is 0\.0"):

@@ -1,0 +1,103 @@
+"""l_inf at small rank: every row of the image mixes r sign patterns, so rank and radius hold by construction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from art_lowrank.attack.factors import Factors
+from art_lowrank.attack.norms import simplex
+from art_lowrank.attack.power import orthonormal, unswallowed
+from art_lowrank.attack.start import Problem, gaussian
+
+FIRST_STEP = 1.0  # of the patterns, in units of 1; it falls linearly to 0
+MIXING = 10.0  # how much longer the steps of the mixtures are
+ITERATIONS, ROUNDS = 3, 4  # power iterations, then assignments of rows to patterns, on the first gradient
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """delta = eps U S, the rows of U (h, r) in the unit l1 ball and S (r, w) in [-1, 1], for every channel.
+
+    |delta| <= eps and rank <= r then hold without any projection of delta. A radius that differs inside an image is
+    replaced by the largest product of a number a row and a number a column below it (see `edges`).
+    """
+
+    rank: int
+    steps: int
+    seed: int
+    peak: float = FIRST_STEP
+
+    def start(self, problem: Problem, restart: int, init: Factors | None) -> Factors:
+        """No perturbation and random patterns; later restarts random mixtures of them; or the given factors."""
+        n, c, h, w = problem.x.shape
+        patterns = gaussian((1, c, self.rank, w), self.seed, 2 * restart, problem.x).sign().expand(n, -1, -1, -1)
+        if init is not None:
+            return self._fitted(init, patterns, problem)
+        if restart == 0:
+            return Factors(problem.x.new_zeros((n, c, h, self.rank)), patterns)
+        mixtures = gaussian((1, c, h, self.rank), self.seed, 2 * restart + 1, problem.x).expand(n, -1, -1, -1)
+        return Factors(rows_in_l1(mixtures / mixtures.abs().sum(-1, keepdim=True)), patterns)
+
+    def moved(self, factors: Factors, problem: Problem) -> Tensor:
+        return problem.x + self.final(factors, problem).dense()
+
+    def final(self, factors: Factors, problem: Problem) -> Factors:
+        rows, columns = edges(problem.eps)
+        return Factors(factors.left * rows, factors.right * columns)
+
+    def admissible(self, i: int, gradient: Tensor, shown: Tensor, factors: Factors, problem: Problem) -> Tensor:
+        return unswallowed(i, gradient, shown, problem)
+
+    def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
+        """The mixtures climb their gradient, the patterns the sign of theirs."""
+        rows, columns = edges(problem.eps)
+        gradient = gradient * rows * columns
+        if i == 0 and not bool(factors.left.any()):
+            return self._first(factors.right, gradient)
+        left, right = factors
+        pace = self.peak * (1 - i / self.steps)
+        towards_left = gradient @ right.mT
+        towards_left = towards_left / towards_left.abs().amax(-1, keepdim=True).clamp_min(1e-30)
+        towards_right = (left.mT @ gradient).sign()
+        return Factors(rows_in_l1(left + MIXING * pace * towards_left), (right + pace * towards_right).clamp(-1, 1))
+
+    def _first(self, sketch: Tensor, gradient: Tensor) -> Factors:
+        """k lines on the signs of the gradient: every row takes one pattern or its negative, patterns follow rows."""
+        signs, probe = gradient.sign(), sketch.mT
+        for _ in range(ITERATIONS):
+            probe = orthonormal(signs.mT @ (signs @ probe))
+        right = probe.mT.sign()
+        for _ in range(ROUNDS):
+            score = gradient @ right.mT
+            chosen = score.abs().argmax(-1, keepdim=True)
+            left = torch.zeros_like(score).scatter(-1, chosen, score.gather(-1, chosen).sign())
+            towards = (left.mT @ gradient).sign()
+            right = torch.where(towards == 0, right, towards)
+        return Factors(left, right)
+
+    def _fitted(self, init: Factors, patterns: Tensor, problem: Problem) -> Factors:
+        """Foreign factors as mixtures and patterns, rows that leave the l1 ball shortened, missing patterns random."""
+        rows, columns = edges(problem.eps)
+        right = torch.where(columns > 0, init.right / columns, 0.0)
+        height = right.abs().amax(-1, keepdim=True).clamp_min(1e-30)
+        left = torch.where(rows > 0, init.left * height.mT / rows, 0.0)
+        left = left / left.abs().sum(-1, keepdim=True).clamp_min(1.0)
+        missing = self.rank - left.shape[-1]
+        left = torch.cat([left, left.new_zeros((*left.shape[:-1], missing))], -1)
+        return Factors(left, torch.cat([right / height, patterns[..., :missing, :]], -2))
+
+
+def edges(eps: Tensor) -> tuple[Tensor, Tensor]:
+    """A number a row (n, c, h, 1) and one a column: their products are at most eps, and eps itself if it is rank 1."""
+    rows = eps.amax(-1, keepdim=True)
+    columns = torch.where(rows > 0, eps / rows, torch.inf).amin(-2, keepdim=True)
+    return rows, columns.nan_to_num(posinf=0.0)
+
+
+def rows_in_l1(mixtures: Tensor) -> Tensor:
+    """Every row (the last axis) projected on the unit l1 ball."""
+    flat = mixtures.flatten(0, -2)
+    return (simplex(flat.abs(), flat.new_ones(len(flat))) * flat.sign()).view_as(mixtures)
