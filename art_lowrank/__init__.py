@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from art_lowrank.attack import Attacked, Curve, Factors, Queries, eps_curve, lowrank_pgd, rank_curve
     from art_lowrank.hosts.art_attack import LowRankPGD
     from art_lowrank.hosts.torchattacks import LoRaPGD
+    from art_lowrank.plot import plot_curves
 
 _HOMES = {
     "Attacked": "art_lowrank.attack",
@@ -22,6 +23,7 @@ _HOMES = {
     "rank_curve": "art_lowrank.attack",
     "LowRankPGD": "art_lowrank.hosts.art_attack",
     "LoRaPGD": "art_lowrank.hosts.torchattacks",
+    "plot_curves": "art_lowrank.plot",
 }
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Queries",
     "eps_curve",
     "lowrank_pgd",
+    "plot_curves",
     "rank_curve",
 ]
 

@@ -18,6 +18,7 @@ ALLOWED = {  # what a part of the package may import of the others
     "attack": {"attack"},
     "hosts": {"attack", "hosts"},
     "demo": {"attack", "hosts", "demo", "record", "statistics", "spectra"},
+    "plot": {"attack", "statistics"},
     "record": set(),
     "statistics": set(),
     "spectra": set(),

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from art_lowrank.attack.factors import Factors
-from art_lowrank.attack.power import orthonormal, stride, unswallowed
+from art_lowrank.attack.orthonormal import orthonormal
+from art_lowrank.attack.power import stride, unswallowed
 from art_lowrank.attack.start import Problem, gaussian
 
 FIRST_STEP = 1.0  # in units of eps

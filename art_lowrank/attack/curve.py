@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,9 +149,9 @@ def _curve_of(
 def rank_stages(options: Options, ranks: Sequence[int | float | str] | None, x: Tensor) -> list[Options]:
     """The settings of every rank, ascending: the caller's, or the powers of two and full rank."""
     full = min(x.shape[2:])
-    asked = [*(2**k for k in range(full.bit_length()) if 2**k < full), full] if ranks is None else list(ranks)
-    if not asked:
-        raise ValueError("ranks is empty; give some, such as [1, 2, 4, 'full'], or None")
+    asked = [*(2**k for k in range(full.bit_length()) if 2**k < full), full] if ranks is None else ranks
+    if isinstance(asked, str) or not isinstance(asked, Iterable) or not (asked := list(asked)):
+        raise ValueError(f"ranks is {quoted(ranks)}; give at least one, such as [1, 2, 4, 'full'], or None")
     for rank in asked:
         check_rank(rank)
     found = sorted({resolve_rank(rank, *x.shape[2:]) for rank in asked})

@@ -11,7 +11,8 @@ from art_lowrank.attack.balls import per_image
 from art_lowrank.attack.factors import Factors, identity
 from art_lowrank.attack.norms import Matrices
 from art_lowrank.attack.nuclear import SLACK, held
-from art_lowrank.attack.power import leading, orthonormal, unswallowed
+from art_lowrank.attack.orthonormal import leading, orthonormal
+from art_lowrank.attack.power import unswallowed
 from art_lowrank.attack.start import Problem, gaussian
 
 ITERATIONS = 30  # of the power method that finds a leading singular pair

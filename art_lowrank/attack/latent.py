@@ -11,7 +11,7 @@ from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.power import Power, unswallowed
 from art_lowrank.attack.start import Problem
 
-REACH = 2.0  # length of the latent, in units of the longest perturbation of the ball
+REACH = 3.0  # length of the latent, in units of the longest perturbation of the ball
 
 
 @dataclass(frozen=True)

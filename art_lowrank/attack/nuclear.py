@@ -10,7 +10,8 @@ from torch import Tensor
 from art_lowrank.attack.balls import clamp, per_image
 from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.norms import simplex
-from art_lowrank.attack.power import Power, climbed, leading, stride
+from art_lowrank.attack.orthonormal import leading
+from art_lowrank.attack.power import Power, climbed, stride
 from art_lowrank.attack.start import Problem
 
 ROUNDS = 2  # of shortening until the perturbation fits after the box
@@ -48,5 +49,5 @@ def held(factors: Factors, problem: Problem) -> Factors:
     for _ in range(ROUNDS):
         realised = clamp(problem.x + factors.dense(), problem.box) - problem.x
         ratio = problem.ball.excess(realised, problem.eps).nan_to_num(0.0) * (1 + SLACK)
-        factors = Factors(factors.left, factors.right / per_image(ratio.clamp_min(1.0)).to(realised))
+        factors = Factors(factors.left / per_image(ratio.clamp_min(1.0)).to(realised), factors.right)
     return factors

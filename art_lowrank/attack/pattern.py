@@ -9,7 +9,8 @@ from torch import Tensor
 
 from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.norms import simplex
-from art_lowrank.attack.power import orthonormal, unswallowed
+from art_lowrank.attack.orthonormal import orthonormal
+from art_lowrank.attack.power import unswallowed
 from art_lowrank.attack.start import Problem, gaussian
 
 FIRST_STEP = 1.0  # of the patterns, in units of 1; it falls linearly to 0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from art_lowrank.attack.balls import inward, length, per_image, shrink
 from art_lowrank.attack.factors import Factors
+from art_lowrank.attack.orthonormal import leading, orthonormal
 from art_lowrank.attack.start import Problem, gaussian
 
 FIRST_STEP = 4.0  # of the schedule, in units of eps; it falls linearly to 0
@@ -108,16 +109,3 @@ def climbed(factors: Factors, gradient: Tensor, pace: Tensor, iterations: int, e
     if extra is not None:
         basis, found = leading(basis, found, right.shape[-2])
     return Factors(basis.view(n, c, *basis.shape[1:]), found.view(n, c, *found.shape[1:]))
-
-
-def orthonormal(columns: Tensor) -> Tensor:
-    """Orthonormal columns with the same span (Householder, so that dependent columns do no harm)."""
-    basis: Tensor = torch.linalg.qr(columns).Q
-    return basis
-
-
-def leading(basis: Tensor, found: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The `rank` leading singular directions of basis @ found (orthonormal basis), by found's Gram matrix."""
-    unit = found / found.abs().amax((-2, -1), keepdim=True).clamp_min(1e-30)
-    directions = torch.linalg.eigh(unit @ unit.mT).eigenvectors[..., -rank:]
-    return basis @ directions, directions.mT @ found

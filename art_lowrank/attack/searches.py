@@ -38,11 +38,13 @@ def resolved(options: Options, rank: int, x: Tensor) -> str:
         return "frank-wolfe"
     if options.method != "power":
         return options.method
+    if options.ball == "nuc":
+        return "nuclear"
     if full:
         return "dense"
     if options.ball == "inf":
         return "pattern" if rank * SWITCH <= min(x.shape[2:]) else "alternating"
-    return {"2": "power", "nuc": "nuclear"}[options.ball]
+    return "power"
 
 
 def name_of(method: str, options: Options) -> str:
