@@ -35,8 +35,8 @@ def test_set_up():
 
 
 def test_every_host_has_an_example():
-    assert len(EXAMPLES) == 4
-    for name in ("lowrank_pgd", "LowRankPGD", "ScikitlearnLogisticRegression", "LoRaPGD"):
+    assert len(EXAMPLES) == 6
+    for name in ("lowrank_pgd", "rank_curve", "exact_rank", "LowRankPGD", "ScikitlearnLogisticRegression", "LoRaPGD"):
         assert any(name in example for example in EXAMPLES)
 
 

@@ -16,6 +16,7 @@ from art_lowrank.attack.lowrank import run
 from art_lowrank.attack.options import Options
 from art_lowrank.attack.oracle import ModelOracle, Oracle, evaluating, expecting, sees_batch
 from art_lowrank.attack.result import Queries, warn_of_dead
+from art_lowrank.attack.searches import name_of, resolved
 
 NEAR = 0.01  # the effective rank is the smallest whose robust accuracy is within one point of full rank's
 NEXT_STEP = 6.0  # first step of the stages after the first, in units of eps
@@ -48,6 +49,8 @@ class Curve:
         """The smallest rank within one point of the last rank's robust accuracy."""
         if self.along != "rank":
             raise ValueError(f"this is a curve over {self.along}; only a curve over ranks has an effective rank")
+        if not len(self.breaking):
+            raise ValueError("a curve of no images has no effective rank")
         last = self.accuracy[-1]
         return next(int(v) for v, share in zip(self.values, self.accuracy, strict=True) if share <= last + NEAR + 1e-9)
 
@@ -88,6 +91,7 @@ def rank_curve(
     seed: int | None = 0,
     clip: Box = UNIT_BOX,
     mask: Tensor | None = None,
+    exact_rank: bool = False,
     precision: str = "float32",
 ) -> Curve:
     """Robust accuracy at ranks 1, 2, 4 ... full (or `ranks`), and the smallest rank that breaks each image.
@@ -97,7 +101,7 @@ def rank_curve(
     """
     options = Options(
         eps=eps, steps=steps, norm=norm, loss=loss, targeted=targeted, seed=seed, clip=clip, mask=mask,
-        precision=precision,
+        exact_rank=exact_rank, precision=precision,
     )  # fmt: skip
     return _curve_of(model, x, y, options, "rank", lambda: rank_stages(options, ranks, x))
 
@@ -116,13 +120,14 @@ def eps_curve(
     seed: int | None = 0,
     clip: Box = UNIT_BOX,
     mask: Tensor | None = None,
+    exact_rank: bool = False,
     precision: str = "float32",
 ) -> Curve:
     """Robust accuracy at ascending radii and one rank, and the smallest radius that breaks each image."""
     radii = radii_of(eps)
     options = Options(
         eps=radii[-1], rank=rank, steps=steps, norm=norm, loss=loss, targeted=targeted, seed=seed, clip=clip, mask=mask,
-        precision=precision,
+        exact_rank=exact_rank, precision=precision,
     )  # fmt: skip
     return _curve_of(model, x, y, options, "eps", lambda: eps_stages(options, radii))
 
@@ -191,7 +196,7 @@ def nested(
     n, device = len(x), x.device
     wrong = _reached(oracle, x, y)
     breaking = torch.where(wrong, 0.0, torch.inf)
-    best, found, attack = x.clone(), None, ""
+    best, found = x.clone(), None
     forwards, gradients = (
         torch.ones(n, dtype=torch.long, device=device),
         torch.zeros(n, dtype=torch.long, device=device),
@@ -212,10 +217,17 @@ def nested(
         gradients[rows] += attacked.queries.gradients
         dead[rows] |= attacked.dead
         kept = torch.ones_like(holding) if batch_bound else ~attacked.success
-        rows, found, attack = rows[kept], attacked.factors.rows(kept), attacked.attack
+        rows, found = rows[kept], attacked.factors.rows(kept)
     values = tuple(float(getattr(stage, along)) for stage in stages)
     dead &= breaking == torch.inf
-    return Curve(along, values, breaking, best, Queries(forwards, gradients), dead, attack)
+    return Curve(along, values, breaking, best, Queries(forwards, gradients), dead, _names(stages, x))
+
+
+def _names(stages: list[Options], x: Tensor) -> str:
+    """What the attacks of the stages are called, each once."""
+    ranks = [resolve_rank(stage.rank, *x.shape[2:]) for stage in stages]
+    names = [name_of(resolved(stage, rank, x), stage) for stage, rank in zip(stages, ranks, strict=True)]
+    return ", ".join(dict.fromkeys(names))
 
 
 def _reached(oracle: Oracle, x: Tensor, y: Tensor) -> Tensor:

@@ -48,6 +48,6 @@ def verified(climb: Climb, problem: Problem, ledger: Ledger) -> Disputed:
     ledger.doubtful = ledger.doubtful & ~again
     rows = again.nonzero().flatten()
     if len(rows):
-        part = problem.rows(rows)
+        part, climb = problem.rows(rows), replace(climb, watch=None)
         ascend(climb, part, climb.search.start(part, 0, None), ledger, rows)
     return Disputed(claimed, refuted)

@@ -48,7 +48,12 @@ class Attacked:
 
     def __repr__(self) -> str:
         broken, dead = int(self.success.sum()), int(self.dead.sum())
-        return f"Attacked({self.attack}, {len(self.x)} images, {broken} broken, {dead} dead, loss {self.loss!r})"
+        remarks = [f"{self.attack}, {len(self.x)} images, {broken} broken, {dead} dead, loss {self.loss!r}"]
+        if self.tail is not None:
+            remarks.append(f"rank held on {int(self.rank_held.sum())}")
+        if self.disputed is not None:
+            remarks.append(f"{int(self.disputed.refuted.sum())} of {int(self.disputed.claimed.sum())} claims refuted")
+        return f"Attacked({', '.join(remarks)})"
 
     @classmethod
     def joined(cls, parts: Sequence[Attacked]) -> Attacked:

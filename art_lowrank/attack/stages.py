@@ -66,9 +66,11 @@ def try_rivals(climb: Climb, problem: Problem, ledger: Ledger, steps: int) -> No
     with climb.outer():
         rivals = oracle.rivals(shown, problem.y, RIVALS)
     ledger.forwards += 1
-    climb = replace(climb, oracle=Towards(oracle), losses=[ce] * steps)  # the entries only count the steps
+    climb = replace(climb, oracle=Towards(oracle), losses=[ce] * steps, watch=None)  # the losses only count the steps
     for rival in rivals.unbind(1):
-        rows = (~ledger.broken).nonzero().flatten() if climb.early_stop else torch.arange(len(rival), device=rival.device)
+        rows = (
+            (~ledger.broken).nonzero().flatten() if climb.early_stop else torch.arange(len(rival), device=rival.device)
+        )
         if not len(rows):
             return
         part = problem.rows(rows)

@@ -108,6 +108,19 @@ def test_where_the_batch_matters_nobody_leaves(colour_images):
     assert list(curve.accuracy) == sorted(curve.accuracy, reverse=True)
 
 
+def test_with_exact_rank(digits_net, test_digits):
+    x, y = test_digits
+    curve = rank_curve(digits_net, x, y, eps=0.6, steps=6, ranks=[1, 2], exact_rank=True)
+    at_one = curve.breaking == 1
+    values = torch.linalg.svdvals((curve.x - x)[at_one].double())
+    assert (values[..., 1] <= 2e-2 * values[..., 0]).float().mean() > 0.9
+
+
+def test_named_by_all_its_attacks(digits_net, test_digits):
+    curve = rank_curve(digits_net, *test_digits, eps=0.1, steps=2, norm="inf")
+    assert curve.attack == "lowrank-pgd[pattern], lowrank-pgd[alternating], lowrank-pgd[dense]"
+
+
 def test_targeted_and_empty(digits_net, test_digits):
     x, y = test_digits
     target = (y + 1) % 10
@@ -116,6 +129,8 @@ def test_targeted_and_empty(digits_net, test_digits):
     empty = rank_curve(digits_net, x[:0], y[:0], eps=1.0)
     assert empty.breaking.shape == (0,)
     assert "0 images" in repr(empty)
+    with pytest.raises(ValueError, match="no images"):
+        _ = empty.effective_rank
 
 
 @pytest.mark.parametrize(

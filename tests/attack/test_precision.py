@@ -48,6 +48,11 @@ def test_false_claims_are_found_and_attacked_again():
     assert found.queries.gradients.tolist() == [4, 4, 3]  # one under autocast, the others in float32
 
 
+def test_the_counts_are_shown(digits_net, test_digits):
+    assert "claims refuted" in repr(lowrank_pgd(digits_net, *test_digits, eps=0.6, steps=2, precision="bf16"))
+    assert "rank held on" in repr(lowrank_pgd(digits_net, *test_digits, eps=0.6, steps=2, exact_rank=True))
+
+
 def test_float32_disputes_nothing(digits_net, test_digits):
     assert lowrank_pgd(digits_net, *test_digits, eps=0.6, steps=2).disputed is None
 
