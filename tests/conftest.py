@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -50,3 +54,15 @@ def colour_images():
     generator = torch.Generator().manual_seed(2)
     x = (torch.rand(7, 3, 12, 10, generator=generator) * 1.4 - 0.2).clamp(0, 1)
     return x, torch.randint(0, 5, (7,), generator=generator)
+
+
+@pytest.fixture(scope="session")
+def fuzz():
+    """The fuzz tests' nets, settings and checks, by path: test files cannot import each other."""
+    found = SimpleNamespace()
+    for name in ("fuzz_calls", "fuzz_checks"):
+        spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        vars(found).update(vars(module))
+    return found

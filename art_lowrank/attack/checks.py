@@ -13,6 +13,7 @@ from torch import Tensor
 
 from art_lowrank.attack.balls import Box
 
+LARGEST = 1e8  # radius or step: the first sketch multiplies four of them without orthonormalising, within float32
 RANGE_TOLERANCE = 1e-4  # images may leave the box by this share of its width: the rounding of a normalisation undone
 
 
@@ -157,6 +158,8 @@ def check_amount(name: str, value: Any, positive: bool = False) -> None:
     if given is None or given.is_complex():
         raise ValueError(f"{name} is {quoted(value)}; give {least}, or one an image")
     bad = ~torch.isfinite(given) | (given <= 0 if positive else given < 0)
+    if not bool(bad.any()) and bool((given > LARGEST).any()):
+        raise ValueError(f"{name} reaches {float(given.max()):g}; give at most {LARGEST:g}, more overflows float32")
     if bool(bad.any()):
         where = f" holds {given[bad][0]:g}" if given.ndim else f" is {value!r}"
         raise ValueError(f"{name}{where}; give {least}, or one an image")

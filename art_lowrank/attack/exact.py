@@ -34,6 +34,8 @@ def exact(delta: Tensor, rank: int, problem: Problem) -> Factors:
         target = torch.where(below, (low + push)[rows], torch.where(above, (high - push)[rows], now))
         moved = compressed(target, right[rows])
         left, right = left.index_put((rows,), moved.left), right.index_put((rows,), moved.right)
+    if problem.mask is not None:  # a rectangle: whole rows and columns become exact zeros, and no rank rises
+        left, right = left * problem.mask.amax(-1, keepdim=True), right * problem.mask.amax(-2, keepdim=True)
     return Factors(left, right)
 
 

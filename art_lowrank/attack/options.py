@@ -88,9 +88,9 @@ class Options:
 
     def _check_together(self) -> None:
         """Choices that are fine alone and impossible together."""
-        if self.method == "power" and isinstance(self.init, str) and self.init == "warm-up":
+        if self.method != "paper" and isinstance(self.init, str) and self.init == "warm-up":
             raise ValueError(
-                "init='warm-up' belongs to method='paper'; method='power' starts from the first gradient anyway"
+                "init='warm-up' belongs to method='paper'; the others start from the first gradient anyway"
             )
         if self.method == "paper":
             self._refuse(
@@ -116,7 +116,8 @@ class Options:
 
     def _refuse(self, text: str, *names: str) -> None:
         for name in names:
-            if getattr(self, name) not in (None, False):
+            value = getattr(self, name)  # compared by identity: 0.0 == False, and a tensor has no one truth
+            if value is not None and value is not False:
                 raise ValueError(text.format(name))
 
     @property

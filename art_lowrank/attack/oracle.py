@@ -84,7 +84,8 @@ class ModelOracle:
             raise ValueError(
                 f"label {self.highest} is out of range: the model has {classes} classes, 0 to {classes - 1}"
             )
-        return _as_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        slack = max(1e-4, torch.finfo(logits.dtype).eps) if logits.is_floating_point() else 1e-4
+        return _as_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)), slack)
 
 
 def expecting(oracle: Oracle, y: Tensor) -> Oracle:
@@ -94,11 +95,11 @@ def expecting(oracle: Oracle, y: Tensor) -> Oracle:
     return replace(oracle, highest=int(y.max()))
 
 
-def _as_logits(outputs: Tensor) -> tuple[Tensor, Tensor]:
+def _as_logits(outputs: Tensor, slack: float) -> tuple[Tensor, Tensor]:
     """The outputs, probabilities as their logarithms; and which rows are no logits: probabilities, or not finite."""
     with torch.no_grad():
         sums = outputs.sum(1)
-        probabilities = ((sums - 1).abs() < 1e-4) & (outputs >= 0).all(1)
+        probabilities = ((sums - 1).abs() < slack) & (outputs >= 0).all(1)
         doubtful = probabilities | ~torch.isfinite(sums)
     return torch.where(probabilities.unsqueeze(1), outputs.clamp_min(1e-30).log(), outputs), doubtful
 

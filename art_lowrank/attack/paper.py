@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from art_lowrank.attack.balls import length, per_image
 from art_lowrank.attack.factors import Factors
@@ -25,7 +26,8 @@ class Paper:
     def start(self, problem: Problem, restart: int, init: Factors | None) -> Factors:
         """U random of unit length and V zero, or the given factors as they are."""
         if init is not None:
-            return init
+            missing = self.rank - init.left.shape[-1]  # empty columns: their gradients are zero and they stay empty
+            return Factors(pad(init.left, (0, missing)), pad(init.right, (0, 0, 0, missing)))
         n, c, h, w = problem.x.shape
         left = gaussian((1, c, h, self.rank), self.seed, 2 * restart, problem.x)
         left = (left / per_image(length(left))).expand(n, -1, -1, -1)

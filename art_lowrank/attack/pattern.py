@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from art_lowrank.attack.factors import Factors
+from art_lowrank.attack.loop import chosen_of
 from art_lowrank.attack.norms import simplex
 from art_lowrank.attack.orthonormal import orthonormal
 from art_lowrank.attack.power import unswallowed
@@ -53,13 +54,21 @@ class Pattern:
         return unswallowed(i, gradient, shown, problem)
 
     def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
-        """The mixtures climb their gradient, the patterns the sign of theirs."""
+        """The mixtures climb their gradient, the patterns the sign of theirs; from nothing, `_first` finds both."""
         rows, columns = edges(problem.eps)
         gradient = gradient * rows * columns
-        if i == 0 and not bool(factors.left.any()):
-            return self._first(factors.right, gradient)
+        moved = self._moved(i, factors, gradient, problem)
+        if i:
+            return moved
+        blank = (factors.left == 0).flatten(1).all(1)
+        return chosen_of(blank, self._first(factors.right, gradient), moved)
+
+    def _moved(self, i: int, factors: Factors, gradient: Tensor, problem: Problem) -> Factors:
         left, right = factors
-        pace = self.peak * (1 - i / self.steps)
+        pace: float | Tensor = self.peak * (1 - i / self.steps)
+        if problem.step_size is not None:
+            share = torch.where(problem.eps > 0, problem.step_size / problem.eps, 0.0)
+            pace = share.amax((1, 2, 3), keepdim=True)
         towards_left = gradient @ right.mT
         towards_left = towards_left / towards_left.abs().amax(-1, keepdim=True).clamp_min(1e-30)
         towards_right = (left.mT @ gradient).sign()

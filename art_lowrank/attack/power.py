@@ -50,7 +50,7 @@ class Power:
 
     def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
         """The best rank-r part of delta + a G that the power iterations find from the last R, scaled to the sphere."""
-        pace = stride(i, self.steps, problem, self.peak) / size.clamp_min(1e-30)
+        pace = per_size(stride(i, self.steps, problem, self.peak), size)
         extra = None if i else self._extra(problem.x)
         moved = climbed(factors, gradient, pace, self._iterations(i, gradient), extra)
         norm = length(moved.right)
@@ -80,6 +80,11 @@ class Power:
 def stride(i: int, steps: int, problem: Problem, peak: float = FIRST_STEP) -> Tensor:
     """Length of step i: the caller's, or `peak` times eps falling linearly to 0."""
     return peak * (1 - i / steps) * problem.eps if problem.step_size is None else problem.step_size
+
+
+def per_size(length_of_step: Tensor, size: Tensor) -> Tensor:
+    """What to multiply gradients of this length by; 0 for dead ones, where 1 / 0 times a sketch would overflow."""
+    return torch.where(size > 0, length_of_step / size, 0.0)
 
 
 def unswallowed(i: int, gradient: Tensor, shown: Tensor, problem: Problem) -> Tensor:

@@ -40,8 +40,10 @@ def _initial(climb: Climb, problem: Problem, init: str | Factors, rank: int) -> 
     if init != "warm-up" or not len(problem.x):
         return None
     gradient = climb.gradient(problem.x.to(climb.dtype), problem.y, ce).gradient.to(problem.x.dtype)
-    pace = per_image(problem.eps / length(gradient).clamp_min(1e-30))
-    return truncated(clamp(problem.x + pace * gradient, problem.box) - problem.x, rank)
+    size = length(gradient)
+    gradient = gradient.masked_fill(per_image(~torch.isfinite(size)), 0.0)  # of a broken model: no step
+    pace = torch.where(torch.isfinite(size) & (size > 0), problem.eps / size, 0.0)
+    return truncated(clamp(problem.x + per_image(pace) * gradient, problem.box) - problem.x, rank)
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,8 @@ def try_rivals(climb: Climb, problem: Problem, ledger: Ledger, steps: int) -> No
     ledger.forwards += 1
     climb = replace(climb, oracle=Towards(oracle), losses=[ce] * steps, watch=None)  # the losses only count the steps
     for rival in rivals.unbind(1):
-        rows = (
-            (~ledger.broken).nonzero().flatten() if climb.early_stop else torch.arange(len(rival), device=rival.device)
-        )
+        tried = ~ledger.broken if climb.early_stop else torch.ones_like(ledger.broken)
+        rows = tried.nonzero().flatten()
         if not len(rows):
             return
         part = problem.rows(rows)

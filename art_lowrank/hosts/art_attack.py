@@ -152,7 +152,7 @@ class LowRankPGD(EvasionAttack):
         self._summary_writer_arg = summary_writer
         self._check_params()
         self.summary_writer = summary_writer  # not before all is checked: it may open files
-        self._radii = np.random.default_rng(None if seed is None else seed % 2**63)  # of random_eps
+        self._radii = np.random.default_rng(None if seed is None else int(seed) % 2**63)  # of random_eps
 
     def generate(self, x: Array, y: Array | None = None, **kwargs: Any) -> Array:
         """
