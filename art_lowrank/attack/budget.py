@@ -9,10 +9,10 @@ from torch import Tensor
 
 from art_lowrank.attack.balls import clamp, length, per_image
 from art_lowrank.attack.factors import Factors
-from art_lowrank.attack.loop import Search
+from art_lowrank.attack.loop import Search, perturbed
 from art_lowrank.attack.start import Problem
 
-ROUNDS = 3
+ROUNDS = 6
 LONGEST = 10.0  # times eps: an image that is all on the bounds would take any factor
 
 
@@ -38,7 +38,7 @@ class Budgeted:
         moved = self.search.step(i, factors, gradient, size, problem)
         scale = torch.ones_like(problem.eps)
         for _ in range(ROUNDS):
-            stretched = self.search.moved(_times(moved, scale), problem)
+            stretched = perturbed(self.search, _times(moved, scale), problem)
             realised = length(clamp(stretched, problem.box) - problem.x)
             scale = (scale * problem.eps / realised.clamp_min(1e-30)).clamp(1.0, LONGEST)
         return _times(moved, scale)

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from art_lowrank.attack.alternating import compressed
+from art_lowrank.attack.balls import per_image
 from art_lowrank.attack.factors import Factors, truncated
 from art_lowrank.attack.norms import Linf
-from art_lowrank.attack.start import Problem
+from art_lowrank.attack.start import Problem, gaussian
 
 ROUNDS = 400
+WEAK = 3e-3  # of the strongest row of `right`, whose length is the root of a singular value: as good as absent
 PUSH = 5e-4  # of the width between a pixel's bounds: how far inside them a violating pixel is put
 
 
@@ -20,7 +22,7 @@ def exact(delta: Tensor, rank: int, problem: Problem) -> Factors:
     Pixels beyond a bound are put a little inside it, so that most images come to lie inside all bounds after finitely
     many rounds and are finished; what is left after the last round is within a fraction of a grey level of them.
     """
-    left, right = truncated(delta, rank)
+    left, right = _start(delta, rank, problem)
     low, high = bounds(problem)
     push = torch.where(torch.isfinite(high - low), PUSH * (high - low), 0.0)
     rows = torch.arange(len(delta), device=delta.device)
@@ -32,11 +34,28 @@ def exact(delta: Tensor, rank: int, problem: Problem) -> Factors:
             break
         below, above = now < low[rows], now > high[rows]
         target = torch.where(below, (low + push)[rows], torch.where(above, (high - push)[rows], now))
-        moved = compressed(target, right[rows])
+        moved = _inside_mask(compressed(target, right[rows]), None if problem.mask is None else problem.mask[rows])
         left, right = left.index_put((rows,), moved.left), right.index_put((rows,), moved.right)
-    if problem.mask is not None:  # a rectangle: whole rows and columns become exact zeros, and no rank rises
-        left, right = left * problem.mask.amax(-1, keepdim=True), right * problem.mask.amax(-2, keepdim=True)
-    return Factors(left, right)
+    if isinstance(problem.ball, Linf):  # its bounds are the pixels'
+        return Factors(left, right)
+    ratio = problem.ball.excess(left @ right, problem.eps).nan_to_num(0.0).clamp_min(1.0) * (1 + 1e-6)
+    return Factors(left, right / per_image(torch.where(ratio > 1 + 1e-6, ratio, 1.0)).to(right))
+
+
+def _start(delta: Tensor, rank: int, problem: Problem) -> Factors:
+    """The best factors of rank r; where delta has less rank, empty columns over a sketch, not over rounding noise."""
+    left, right = truncated(delta, rank)
+    strength = torch.linalg.vector_norm(right, dim=-1, keepdim=True)
+    weak = strength <= WEAK * strength.amax(-2, keepdim=True)
+    sketch = gaussian((1, *right.shape[1:]), 0, -3, right)
+    return _inside_mask(Factors(torch.where(weak.mT, 0.0, left), torch.where(weak, sketch, right)), problem.mask)
+
+
+def _inside_mask(factors: Factors, mask: Tensor | None) -> Factors:
+    """A rectangle's whole rows and columns become exact zeros, and no rank rises."""
+    if mask is None:
+        return factors
+    return Factors(factors.left * mask.amax(-1, keepdim=True), factors.right * mask.amax(-2, keepdim=True))
 
 
 def bounds(problem: Problem) -> tuple[Tensor, Tensor]:

@@ -43,11 +43,10 @@ def projected(factors: Factors, eps: Tensor) -> Factors:
 
 
 def held(factors: Factors, problem: Problem) -> Factors:
-    """Shortened until the perturbation is in the ball after the box, which can raise its nuclear norm."""
-    if problem.box is None:
-        return factors
+    """Shortened until the perturbation is in the ball after box and mask, which can raise its nuclear norm."""
     for _ in range(ROUNDS):
         realised = clamp(problem.x + factors.dense(), problem.box) - problem.x
+        realised = realised if problem.mask is None else realised * problem.mask
         ratio = problem.ball.excess(realised, problem.eps).nan_to_num(0.0) * (1 + SLACK)
         factors = Factors(factors.left / per_image(ratio.clamp_min(1.0)).to(realised), factors.right)
     return factors

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from art_lowrank.attack.balls import length
 from art_lowrank.attack.exact import exact, tail_of
-from art_lowrank.attack.factors import Factors
+from art_lowrank.attack.factors import Factors, identity
 from art_lowrank.attack.loop import Certified, Climb, Ledger, perturbed
 from art_lowrank.attack.options import Options
 from art_lowrank.attack.precision import Disputed
 from art_lowrank.attack.start import Problem
 
+ROUNDING = 8  # float steps by which an image may differ from images plus factors
 HELD = 1e-3  # exact_rank: the largest `tail` that counts as rank r
 
 
@@ -86,10 +87,13 @@ def result_of(
     """The best iterates as images within the budget; judged again where the last rounding changed them."""
     unclamped = perturbed(climb.search, ledger.factors, problem)
     factors, delta = _masked(climb.search.final(ledger.factors, problem), unclamped - problem.x, problem)
-    if options.exact_rank:
+    full = rank == min(x.shape[2:])
+    if options.exact_rank and not full:
         factors = exact(delta, rank, problem)
         delta = factors.dense()
     moved, changed = problem.ball.fit(x, delta, problem.eps, problem.box)
+    if options.exact_rank and full:
+        factors = identity(moved.to(problem.x.dtype) - problem.x)
     _judge_again(climb, ledger, problem, moved, changed | options.exact_rank)
     held, tail = _rank_held(moved, unclamped, problem), None
     if options.exact_rank:
@@ -129,8 +133,9 @@ def _judge_again(climb: Climb, ledger: Ledger, problem: Problem, moved: Tensor, 
 
 
 def _rank_held(moved: Tensor, unclamped: Tensor, problem: Problem) -> Tensor:
-    """Where neither rounding nor box nor mask (unless it is all ones) came between the factors and the images."""
-    held = (moved == unclamped).flatten(1).all(1)
+    """Where neither box nor mask (unless it is all ones) nor coarse rounding came between factors and images."""
+    slack = ROUNDING * torch.finfo(unclamped.dtype).eps * unclamped.abs().clamp_min(1.0)
+    held = ((moved - unclamped).abs() <= slack).flatten(1).all(1)
     return held if problem.mask is None else held & (problem.mask == 1).flatten(1).all(1)
 
 
