@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from attacks import Contender
-from facts import SOURCE
+from facts import SOURCE, source
 from outcome import Outcome, judge
 from torch import Tensor, nn
 
@@ -18,14 +16,6 @@ from art_lowrank.record import Record
 
 BATCH = 250
 PACKAGES = ("torch", "adversarial-robustness-toolbox", "torchattacks", "foolbox", "adv-lib", "pyautoattack")
-
-
-def source() -> str:
-    """Digest of our attack's code, since results of ours change with it and its version number does not."""
-    files = sorted((Path(record.__file__).parent / "attack").glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
 DIGEST = source()  # now: the files may change while cells run
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
+from art_lowrank import record
 from art_lowrank.record import JSON, Record
 from art_lowrank.statistics import Interval
 
@@ -24,6 +27,12 @@ LIMITS: dict[str, tuple[float | None, float | None]] = {  # what is aimed at: me
     ART: (1.0, None),
 }
 WORDS = {True: "met", False: "MISSED", None: "NOT MEASURED"}
+
+
+def source() -> str:
+    """Digest of our attack's code, since results of ours change with it and its version number does not."""
+    files = sorted((Path(record.__file__).parent / "attack").glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def number(value: JSON) -> float:
