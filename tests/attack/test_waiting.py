@@ -48,8 +48,8 @@ def waits(net, x, y, **settings):
 )
 def test_no_step_waits_but_for_its_flags(digits_net, test_digits, settings):
     x, y = test_digits.x[:8], test_digits.y[:8]
-    few, many = (waits(digits_net, x, y, steps=steps, **settings) for steps in (7, 12))
-    assert few == many
+    few, many = (waits(digits_net, x, y, steps=steps, **settings) for steps in (7, 27))
+    assert abs(many - few) <= 5  # one more a step would be 20; the last fit may take a round more or less
 
 
 def test_the_counter_counts():
