@@ -19,6 +19,8 @@ def plot_curves(curves: Curve | Mapping[str, Curve], ax: Any = None) -> Any:
     except ImportError as error:
         raise ImportError("plot_curves needs matplotlib; install it with: pip install 'art-lowrank[report]'") from error
     named = {"": curves} if isinstance(curves, Curve) else dict(curves)
+    if any(not len(curve.breaking) for curve in named.values()):
+        raise ValueError("a curve of no images cannot be drawn; leave it out")
     kinds = {curve.along for curve in named.values()}
     if len(kinds) != 1:
         raise ValueError(f"curves over {sorted(kinds) or 'nothing'} cannot share axes; give curves of one kind")

@@ -32,6 +32,17 @@ def placed(box: Box, x: Tensor) -> Box:
     return (float(low), float(high)) if low.numel() == high.numel() == 1 else (low, high)
 
 
+def box_rows(box: Box, index: Tensor, n: int) -> Box:
+    """The box of some of n images; bounds that are the same for all of them stay as they are."""
+    return None if box is None else (_bound_rows(box[0], index, n), _bound_rows(box[1], index, n))
+
+
+def _bound_rows(bound: float | Tensor, index: Tensor, n: int) -> float | Tensor:
+    if not isinstance(bound, Tensor) or bound.ndim != 4 or len(bound) != n or n == 1:
+        return bound
+    return bound[index.to(bound.device)]
+
+
 def clamp(x: Tensor, box: Box) -> Tensor:
     """x inside the box; x itself where there is none."""
     if box is None:

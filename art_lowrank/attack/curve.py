@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from art_lowrank.attack.balls import UNIT_BOX, Box, per_image
+from art_lowrank.attack.balls import UNIT_BOX, Box, box_rows, per_image
 from art_lowrank.attack.checks import amounts, check_images, check_labels, check_rank, quoted, spread_mask
-from art_lowrank.attack.factors import resolve_rank
+from art_lowrank.attack.factors import Factors, resolve_rank
 from art_lowrank.attack.lowrank import run
 from art_lowrank.attack.options import Options
 from art_lowrank.attack.oracle import ModelOracle, Oracle, evaluating, expecting, sees_batch
@@ -33,10 +33,11 @@ class Curve:
     queries: Queries  # over all stages
     dead: Tensor  # not broken, and a gradient was zero or not finite at some stage
     attack: str
+    seed: int  # the seed used, also where None was given
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of images classified right before the attack."""
+        """Share of images classified right before the attack (of a targeted one: not yet as the target)."""
         return self._share_above(0)
 
     @property
@@ -182,10 +183,14 @@ def radii_of(eps: Any) -> list[float]:
 def _warm(stages: list[Options]) -> list[Options]:
     """The first stage as it is, every later one with half the steps; broken images leave all of them."""
     first = stages[0]
-    if first.method == "paper" or first.ball == "group-nuc":
-        raise ValueError(f"a curve needs a search that can start from a smaller rank, not method={first.method!r}")
-    steps, pace = max(1, first.steps // 2), NEXT_STEP if first.ball == "2" else None
-    stages = [replace(stage, early_stop=True) for stage in stages]
+    if first.method in ("paper", "frank-wolfe") or first.ball == "group-nuc":
+        raise ValueError(
+            f"norm={first.norm!r} with method={first.method!r} cannot start from what the stage before has found; "
+            "a curve needs norm=2, inf or 'nuc' with method='power'"
+        )
+    steps, pace = (first.steps + 1) // 2, NEXT_STEP if first.ball == "2" else None
+    seed = first.drawn_seed()
+    stages = [replace(stage, early_stop=True, seed=seed) for stage in stages]
     return [stages[0], *(replace(stage, steps=steps, first_step=pace) for stage in stages[1:])]
 
 
@@ -194,6 +199,7 @@ def nested(
 ) -> Curve:
     """Every stage on the images that no stage before has broken, from what the stage before has found."""
     n, device = len(x), x.device
+    x, y = x.detach(), y.to(device) if y.is_floating_point() else y.to(device, torch.long)
     wrong = _reached(oracle, x, y)
     breaking = torch.where(wrong, 0.0, torch.inf)
     best, found = x.clone(), None
@@ -208,8 +214,9 @@ def nested(
             break
         if found is not None and before is not None and along == "eps":
             found = found.scaled(torch.full((len(rows),), stage.eps / before.eps, device=device))
-        init = stage.init if found is None else found
-        attacked = run(oracle, x[rows], y[rows], replace(_sliced(stage, rows, x), init=init), batch_bound=batch_bound)
+        part = _sliced(stage, rows, x)
+        part = part if found is None else replace(part, init=found)
+        attacked = run(oracle, x[rows], y[rows], part, batch_bound=batch_bound)
         holding = breaking[rows] == torch.inf
         breaking[rows] = torch.where(holding & attacked.success, float(getattr(stage, along)), breaking[rows])
         best[rows] = torch.where(per_image(holding), attacked.x, best[rows])
@@ -220,7 +227,9 @@ def nested(
         rows, found = rows[kept], attacked.factors.rows(kept)
     values = tuple(float(getattr(stage, along)) for stage in stages)
     dead &= breaking == torch.inf
-    return Curve(along, values, breaking, best, Queries(forwards, gradients), dead, _names(stages, x))
+    return Curve(
+        along, values, breaking, best, Queries(forwards, gradients), dead, _names(stages, x), stages[0].drawn_seed()
+    )
 
 
 def _names(stages: list[Options], x: Tensor) -> str:
@@ -243,5 +252,12 @@ def _reached(oracle: Oracle, x: Tensor, y: Tensor) -> Tensor:
 def _sliced(options: Options, rows: Tensor, x: Tensor) -> Options:
     """The settings of some of the images."""
     eps = amounts("eps", options.eps, x, torch.promote_types(x.dtype, torch.float32), options.ball)
+    wide = eps.dtype
+    step = None if options.step_size is None else amounts("step_size", options.step_size, x, wide, options.ball)[rows]
     mask = None if options.mask is None else spread_mask(options.mask, x)[rows]
-    return replace(options, eps=eps[rows], mask=mask)
+    init = options.init
+    if isinstance(init, Factors):
+        init = Factors(*(part.to(x.device)[rows] for part in init))
+    return replace(
+        options, eps=eps[rows], step_size=step, mask=mask, init=init, clip=box_rows(options.clip, rows, len(x))
+    )

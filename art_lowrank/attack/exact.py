@@ -19,23 +19,29 @@ PUSH = 5e-4  # of the width between a pixel's bounds: how far inside them a viol
 def exact(delta: Tensor, rank: int, problem: Problem) -> Factors:
     """Alternating projections of (n, c, h, w) on the matrices of rank r and on the bounds of every pixel.
 
-    Pixels beyond a bound are put a little inside it, so that most images come to lie inside all bounds after finitely
-    many rounds and are finished; what is left after the last round is within a fraction of a grey level of them.
+    Pixels beyond a bound are put a little inside it, so that an image can come to lie inside all bounds after finitely
+    many rounds and is finished: most photographs do; digits, whose pixels lie on the bounds, often do not and keep a
+    small singular value beyond r after the last round.
     """
     left, right = _start(delta, rank, problem)
     low, high = bounds(problem)
     push = torch.where(torch.isfinite(high - low), PUSH * (high - low), 0.0)
-    rows = torch.arange(len(delta), device=delta.device)
+    now, least, most, mask = Factors(left, right), low + push, high - push, problem.mask
+    rows = torch.arange(len(delta), device=delta.device)  # of the images that still violate; what follows is theirs
     for _ in range(ROUNDS):
-        now = left[rows] @ right[rows]
-        beyond = (now < low[rows]) | (now > high[rows])
-        rows, now = (kept[beyond.flatten(1).any(1)] for kept in (rows, now))
+        dense = now.dense()
+        beyond = ((dense < low) | (dense > high)).flatten(1).any(1)
+        if not bool(beyond.all()):
+            done = rows[~beyond]
+            left, right = left.index_put((done,), now.left[~beyond]), right.index_put((done,), now.right[~beyond])
+            rows, dense, now = rows[beyond], dense[beyond], now.rows(beyond)
+            low, high, least, most = (bound[beyond] for bound in (low, high, least, most))
+            mask = None if mask is None else mask[beyond]
         if not len(rows):
             break
-        below, above = now < low[rows], now > high[rows]
-        target = torch.where(below, (low + push)[rows], torch.where(above, (high - push)[rows], now))
-        moved = _inside_mask(compressed(target, right[rows]), None if problem.mask is None else problem.mask[rows])
-        left, right = left.index_put((rows,), moved.left), right.index_put((rows,), moved.right)
+        target = torch.where(dense < low, least, torch.where(dense > high, most, dense))
+        now = _inside_mask(compressed(target, now.right), mask)
+    left, right = left.index_put((rows,), now.left), right.index_put((rows,), now.right)
     if isinstance(problem.ball, Linf):  # its bounds are the pixels'
         return Factors(left, right)
     ratio = problem.ball.excess(left @ right, problem.eps).nan_to_num(0.0).clamp_min(1.0) * (1 + 1e-6)

@@ -154,7 +154,7 @@ def ascend(climb: Climb, problem: Problem, factors: Factors, ledger: Ledger, row
         if some_dead:
             gradient, size = gradient.masked_fill(per_image(dead), 0.0), size.masked_fill(dead, 0.0)
         if isinstance(climb.search, Certified):
-            ledger.certify(rows, climb.search.gap(factors, gradient, problem))
+            ledger.certify(rows, torch.where(dead, torch.inf, climb.search.gap(factors, gradient, problem)))
         if climb.decay is not None:
             momentum = _momentum(momentum, gradient, climb.decay)
             gradient, size = momentum, length(momentum)

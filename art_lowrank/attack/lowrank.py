@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -60,7 +61,8 @@ def lowrank_pgd(
     method      "power": ours, for every norm; "paper": LoRa-PGD as published (l2); for l_inf also "pattern",
                 "alternating" and "clipped-latent" (not of low rank); for the nuclear norms "frank-wolfe"
     exact_rank  the perturbation that is left after the box has rank r too; see `rank_held` and `tail` of the result
-    early_stop  broken images leave the batch; off for a model whose batch normalisation sees the batch
+    early_stop  broken images leave the batch; off for a model whose batch normalisation sees the batch, and with
+                exact_rank, because an image counts as broken only after its rank is made exact
     seed        of the random sketch, the same for every image; None draws one and records it
     init        "lora" (a random sketch), "warm-up" (`paper`: the SVD of one full-rank step), or Factors to start from
     restarts    later ones start at random perturbations; the best iterate of all is kept
@@ -93,7 +95,7 @@ def run(
     oracle: Oracle, x: Tensor, y: Tensor, options: Options, *, batch_bound: bool = False, watch: Watch | None = None
 ) -> Attacked:
     """Attack checked images through any oracle. `batch_bound`: results depend on the batch, so none may leave it."""
-    outer = autocast_of(x.device.type)
+    outer = autocast_of(x.device.type) if options.precision == "float32" else nullcontext  # else judged in float32
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))
         rank, seed = resolve_rank(options.rank, *x.shape[2:]), options.drawn_seed()
@@ -102,7 +104,7 @@ def run(
             expecting(oracle, y),
             search_of(method, options, seed, rank, x),
             schedule(options.climbed, options.steps),
-            (options.early_stop or options.thorough) and not batch_bound,
+            (options.early_stop or options.thorough) and not batch_bound and not options.exact_rank,
             x.dtype,
             tracks=method != "paper",  # the published method returns its last iterate
             decay=options.decay,
@@ -113,6 +115,8 @@ def run(
         ledger = climb_all(fast, problem, options, rank)
         if options.thorough:
             search = search_of(method, replace(options, steps=options.steps // 2), seed + 1, rank, x)
+            gap = ledger.gap  # of the loss asked for, not of those towards the rivals
             try_rivals(replace(fast, search=search), problem, ledger, options.steps // 2)
+            ledger.gap = gap
         disputed = None if fast is climb else verified(climb, problem, ledger)
         return result_of(climb, ledger, problem, x, rank, options, disputed, name_of(method, options), seed)

@@ -154,6 +154,13 @@ def untiled(blocks: Tensor, like: Tensor, tile: int) -> Tensor:
     return filled.reshape(n, c, rows * tile, columns * tile)[..., :h, :w].contiguous()
 
 
+def edges(eps: Tensor) -> tuple[Tensor, Tensor]:
+    """A number a row (n, c, h, 1) and one a column: their products are at most eps, and eps itself if it is rank 1."""
+    rows = eps.amax(-1, keepdim=True)
+    columns = torch.where(rows > 0, eps / rows, torch.inf).amin(-2, keepdim=True)
+    return rows, columns.nan_to_num(posinf=0.0)
+
+
 def simplex(values: Tensor, eps: Tensor) -> Tensor:
     """Numbers >= 0, any shape an image, made smaller by one amount each image (not below 0) until their sum is eps.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.loop import chosen_of
-from art_lowrank.attack.norms import simplex
+from art_lowrank.attack.norms import edges, simplex
 from art_lowrank.attack.orthonormal import orthonormal
 from art_lowrank.attack.power import unswallowed
 from art_lowrank.attack.start import Problem, gaussian
@@ -60,15 +60,21 @@ class Pattern:
         moved = self._moved(i, factors, gradient, problem)
         if i:
             return moved
-        blank = (factors.left == 0).flatten(1).all(1)
-        return chosen_of(blank, self._first(factors.right, gradient), moved)
+        first, share = self._first(factors.right, gradient), self._share(problem)
+        if share is not None:
+            first = Factors(first.left * share.clamp_max(1.0), first.right)
+        return chosen_of((factors.left == 0).flatten(1).all(1), first, moved)
+
+    def _share(self, problem: Problem) -> Tensor | None:
+        """The caller's step in units of eps, (n, 1, 1, 1)."""
+        if problem.step_size is None:
+            return None
+        return torch.where(problem.eps > 0, problem.step_size / problem.eps, 0.0).amax((1, 2, 3), keepdim=True)
 
     def _moved(self, i: int, factors: Factors, gradient: Tensor, problem: Problem) -> Factors:
         left, right = factors
-        pace: float | Tensor = self.peak * (1 - i / self.steps)
-        if problem.step_size is not None:
-            share = torch.where(problem.eps > 0, problem.step_size / problem.eps, 0.0)
-            pace = share.amax((1, 2, 3), keepdim=True)
+        share = self._share(problem)
+        pace = self.peak * (1 - i / self.steps) if share is None else share
         towards_left = gradient @ right.mT
         towards_left = towards_left / towards_left.abs().amax(-1, keepdim=True).clamp_min(1e-30)
         towards_right = (left.mT @ gradient).sign()
@@ -98,13 +104,6 @@ class Pattern:
         missing = self.rank - left.shape[-1]
         left = torch.cat([left, left.new_zeros((*left.shape[:-1], missing))], -1)
         return Factors(left, torch.cat([right / height, patterns[..., :missing, :]], -2))
-
-
-def edges(eps: Tensor) -> tuple[Tensor, Tensor]:
-    """A number a row (n, c, h, 1) and one a column: their products are at most eps, and eps itself if it is rank 1."""
-    rows = eps.amax(-1, keepdim=True)
-    columns = torch.where(rows > 0, eps / rows, torch.inf).amin(-2, keepdim=True)
-    return rows, columns.nan_to_num(posinf=0.0)
 
 
 def rows_in_l1(mixtures: Tensor) -> Tensor:

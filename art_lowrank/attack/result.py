@@ -95,7 +95,7 @@ def result_of(
     if options.exact_rank and full:
         factors = identity(moved.to(problem.x.dtype) - problem.x)
     _judge_again(climb, ledger, problem, moved, changed | options.exact_rank)
-    held, tail = _rank_held(moved, unclamped, problem), None
+    held, tail = _rank_held(moved, problem.x + factors.dense(), problem), None
     if options.exact_rank:
         tail = tail_of(moved.to(problem.x.dtype) - problem.x, rank)
         held = tail <= HELD
@@ -132,10 +132,10 @@ def _judge_again(climb: Climb, ledger: Ledger, problem: Problem, moved: Tensor, 
             ledger.margin = ledger.margin.index_put((rows,), margin.to(ledger.margin.dtype))
 
 
-def _rank_held(moved: Tensor, unclamped: Tensor, problem: Problem) -> Tensor:
+def _rank_held(moved: Tensor, promised: Tensor, problem: Problem) -> Tensor:
     """Where neither box nor mask (unless it is all ones) nor coarse rounding came between factors and images."""
-    slack = ROUNDING * torch.finfo(unclamped.dtype).eps * unclamped.abs().clamp_min(1.0)
-    held = ((moved - unclamped).abs() <= slack).flatten(1).all(1)
+    slack = ROUNDING * torch.finfo(promised.dtype).eps * promised.abs().clamp_min(1.0)
+    held = ((moved - promised).abs() <= slack).flatten(1).all(1)
     return held if problem.mask is None else held & (problem.mask == 1).flatten(1).all(1)
 
 

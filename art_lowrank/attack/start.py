@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from art_lowrank.attack.balls import Box, placed
+from art_lowrank.attack.balls import Box, box_rows, placed
 from art_lowrank.attack.checks import amounts, check_rectangle, spread_mask
-from art_lowrank.attack.norms import L2, Ball
+from art_lowrank.attack.norms import L2, Ball, edges
 from art_lowrank.attack.options import Options
 
 
@@ -27,7 +27,10 @@ class Problem(NamedTuple):
     def rows(self, index: Tensor) -> Problem:
         """The problem of some of the images."""
         step_size, mask = (None if value is None else value[index] for value in (self.step_size, self.mask))
-        return self._replace(x=self.x[index], y=self.y[index], eps=self.eps[index], step_size=step_size, mask=mask)
+        box = box_rows(self.box, index, len(self.x))
+        return self._replace(
+            x=self.x[index], y=self.y[index], eps=self.eps[index], step_size=step_size, mask=mask, box=box
+        )
 
 
 def posed(x: Tensor, y: Tensor, options: Options, ball: Ball) -> Problem:
@@ -36,10 +39,11 @@ def posed(x: Tensor, y: Tensor, options: Options, ball: Ball) -> Problem:
     eps = amounts("eps", options.eps, x, wide, options.ball)
     step_size = None if options.step_size is None else amounts("step_size", options.step_size, x, wide, options.ball)
     mask = None if options.mask is None else spread_mask(options.mask, x)
-    if options.exact_rank and mask is not None:
-        check_rectangle(mask)
     if options.ball == "inf":
         eps = _below_rounding(eps, x.to(wide))
+        eps, mask = _without_holes(eps, mask) if eps.numel() else (eps, mask)
+    if options.exact_rank and mask is not None:
+        check_rectangle(mask)
     y = y.to(x.device) if y.is_floating_point() else y.to(x.device, torch.long)
     x = x.to(wide).contiguous()
     return Problem(x, y, eps, step_size, None if mask is None else mask.to(wide), placed(options.clip, x), ball)
@@ -51,6 +55,16 @@ def _below_rounding(eps: Tensor, x: Tensor) -> Tensor:
         return eps
     reach = x.abs().amax((1, 2, 3), keepdim=True) + eps
     return (eps - torch.finfo(x.dtype).eps * reach).clamp_min(0)
+
+
+def _without_holes(eps: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Zeros of the radius in every row or in every column, which would leave low-rank factors nothing, as a mask."""
+    rows, columns = edges(eps)
+    void = ((rows * columns).amax((2, 3), keepdim=True) == 0) & (eps.amax((2, 3), keepdim=True) > 0)
+    if not bool(void.any()):
+        return eps, mask
+    kept = (eps > 0) | ~void
+    return torch.where(kept, eps, eps.amax((2, 3), keepdim=True)), kept if mask is None else mask & kept
 
 
 def gaussian(shape: tuple[int, ...], seed: int, draw: int, like: Tensor) -> Tensor:

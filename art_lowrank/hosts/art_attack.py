@@ -24,7 +24,7 @@ from art_lowrank.attack.lowrank import run
 from art_lowrank.attack.options import Options
 from art_lowrank.attack.oracle import Oracle
 from art_lowrank.attack.result import warn_of_dead
-from art_lowrank.hosts.art_checks import as_float32, batch_of, broadcast, check_art_types, labels_of
+from art_lowrank.hosts.art_checks import as_float32, batch_of, broadcast, check_art_types, check_one_radius, labels_of
 from art_lowrank.hosts.art_options import checked, options_of
 from art_lowrank.hosts.art_oracle import Array, Layout, layout_of, oracle_of, reaches_torch, undisturbed, watching
 
@@ -215,6 +215,7 @@ class LowRankPGD(EvasionAttack):
         def part_of(oracle: Oracle, images: Tensor, labels: Tensor, options: Options, watch: Watch | None) -> Curve:
             return nested(oracle, images, labels, stages(options, images), along)
 
+        check_one_radius(self)
         curve = Curve.joined(self._over_batches(x, y, mask, part_of)[0])
         warn_of_dead(curve.dead, stacklevel=4)
         return curve

@@ -40,6 +40,12 @@ def check_art_types(attack: Any) -> None:
         raise ValueError(f"image_shape is {shape!r}; give (height, width) or (channels, height, width)")
 
 
+def check_one_radius(attack: Any) -> None:
+    """A curve is read against its ranks or radii, so none may be drawn at random."""
+    if attack.random_eps:
+        raise ValueError("random_eps=True would draw a curve at a hidden radius; set random_eps=False")
+
+
 def _check_amounts(eps: Any, eps_step: Any) -> None:
     given = {"eps": eps} if eps_step is None else {"eps": eps, "eps_step": eps_step}
     for name, value in given.items():

@@ -133,3 +133,14 @@ def test_l_inf_radii_keep_the_hosts_order_of_axes(digits_net, arrays):
     moved = np.abs(attack.generate(flat, y) - flat)
     assert moved[:, :20].max() > 0.05
     assert moved[:, 20:].max() == 0
+
+
+def test_curves_with_steps_starts_and_drawn_radii(classifier, digits_net, arrays):
+    """What belongs to each image goes with it from stage to stage."""
+    x, y = arrays
+    factors = LowRankPGD(classifier, eps=0.3, rank=1, max_iter=2, verbose=False).generate_factors(x, y)[1]
+    for options in ({"eps_step": 0.2}, {"init": factors}, {"eps_step": 0.05, "norm": np.inf, "eps": 0.1}):
+        curve = LowRankPGD(classifier, **{"eps": 0.6, "max_iter": 4, "verbose": False, **options}).rank_curve(x, y)
+        assert list(curve.accuracy) == sorted(curve.accuracy, reverse=True)
+    with pytest.raises(ValueError, match="set random_eps=False"):
+        LowRankPGD(classifier, random_eps=True, verbose=False).rank_curve(x, y)
