@@ -84,7 +84,7 @@ def test_a_batch_is_its_rows(digits_net, test_digits):
     whole = rank_curve(digits_net, x, y, eps=0.6, steps=6)
     parts = [rank_curve(digits_net, x[i : i + 7], y[i : i + 7], eps=0.6, steps=6) for i in range(0, 100, 7)]
     assert torch.equal(whole.joined(parts).breaking, whole.breaking)
-    torch.testing.assert_close(whole.joined(parts).x, whole.x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(whole.joined(parts).x, whole.x, atol=1e-4, rtol=0)
 
 
 def test_radii_and_masks_follow_the_survivors(digits_net, test_digits):
