@@ -18,7 +18,7 @@ from art_lowrank.attack.options import Options
 from art_lowrank.attack.precision import Disputed
 from art_lowrank.attack.start import Problem
 
-ROUNDING = 8  # float steps by which an image may differ from images plus factors
+ROUNDING = 4  # float steps by which an image may differ from images plus factors
 HELD = 1e-3  # exact_rank: the largest `tail` that counts as rank r
 
 
@@ -134,7 +134,7 @@ def _judge_again(climb: Climb, ledger: Ledger, problem: Problem, moved: Tensor, 
 
 def _rank_held(moved: Tensor, promised: Tensor, problem: Problem) -> Tensor:
     """Where neither box nor mask (unless it is all ones) nor coarse rounding came between factors and images."""
-    slack = ROUNDING * torch.finfo(promised.dtype).eps * promised.abs().clamp_min(1.0)
+    slack = ROUNDING * torch.finfo(promised.dtype).eps * promised.abs().amax((1, 2, 3), keepdim=True)
     held = ((moved - promised).abs() <= slack).flatten(1).all(1)
     return held if problem.mask is None else held & (problem.mask == 1).flatten(1).all(1)
 
