@@ -243,7 +243,7 @@ def _reached(oracle: Oracle, x: Tensor, y: Tensor) -> Tensor:
     """Where the goal is reached without any perturbation."""
     if not len(x):
         return torch.zeros(0, dtype=torch.bool, device=x.device)
-    margin = expecting(oracle, y).judge(x.detach(), y.to(x.device))
+    margin = expecting(oracle, y).judge(x, y)
     if margin is None:
         raise ValueError("a curve needs a classifier, whose predictions tell when an image is broken")
     return margin > 0

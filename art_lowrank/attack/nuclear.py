@@ -11,7 +11,7 @@ from art_lowrank.attack.balls import clamp, per_image
 from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.norms import simplex
 from art_lowrank.attack.orthonormal import leading
-from art_lowrank.attack.power import Power, climbed, per_size, stride
+from art_lowrank.attack.power import Power
 from art_lowrank.attack.start import Problem
 
 ROUNDS = 2  # of shortening until the perturbation fits after the box
@@ -26,10 +26,7 @@ class NuclearPower(Power):
         """As `power` does, inside the ball."""
         return held(super().start(problem, restart, init), problem)
 
-    def step(self, i: int, factors: Factors, gradient: Tensor, size: Tensor, problem: Problem) -> Factors:
-        pace = per_size(stride(i, self.steps, problem, self.peak), size)
-        extra = None if i else self._extra(problem.x)
-        moved = climbed(factors, gradient, pace, self._iterations(i, gradient), extra)
+    def _back(self, moved: Factors, problem: Problem) -> Factors:
         return held(projected(moved, problem.eps * (1 - SLACK)), problem)
 
 

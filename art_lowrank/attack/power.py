@@ -52,7 +52,10 @@ class Power:
         """The best rank-r part of delta + a G that the power iterations find from the last R, scaled to the sphere."""
         pace = per_size(stride(i, self.steps, problem, self.peak), size)
         extra = None if i else self._extra(problem.x)
-        moved = climbed(factors, gradient, pace, self._iterations(i, gradient), extra)
+        return self._back(climbed(factors, gradient, pace, self._iterations(i, gradient), extra), problem)
+
+    def _back(self, moved: Factors, problem: Problem) -> Factors:
+        """On the sphere again, or with the caller's own step length in the ball."""
         norm = length(moved.right)
         scale = problem.eps / norm.clamp_min(1e-30) if problem.step_size is None else shrink(norm, problem.eps)
         return moved.scaled(scale)
