@@ -1,4 +1,4 @@
-"""Low-rank adversarial attacks for ART, torchattacks and plain torch. Names are imported when first used."""
+"""Low-rank attacks and training for ART, torchattacks and plain torch. Names are imported when first used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from art_lowrank.attack import Attacked, Curve, Factors, Queries, eps_curve, lowrank_pgd, rank_curve
     from art_lowrank.hosts.art_attack import LowRankPGD
+    from art_lowrank.hosts.art_trainer import LowRankTrainer
     from art_lowrank.hosts.torchattacks import LoRaPGD
     from art_lowrank.plot import plot_curves
+    from art_lowrank.weights import constrain, densify, factorize
 
 _HOMES = {
     "Attacked": "art_lowrank.attack",
@@ -23,6 +25,10 @@ _HOMES = {
     "rank_curve": "art_lowrank.attack",
     "LowRankPGD": "art_lowrank.hosts.art_attack",
     "LoRaPGD": "art_lowrank.hosts.torchattacks",
+    "LowRankTrainer": "art_lowrank.hosts.art_trainer",
+    "constrain": "art_lowrank.weights",
+    "densify": "art_lowrank.weights",
+    "factorize": "art_lowrank.weights",
     "plot_curves": "art_lowrank.plot",
 }
 
@@ -32,8 +38,12 @@ __all__ = [
     "Factors",
     "LoRaPGD",
     "LowRankPGD",
+    "LowRankTrainer",
     "Queries",
+    "constrain",
+    "densify",
     "eps_curve",
+    "factorize",
     "lowrank_pgd",
     "plot_curves",
     "rank_curve",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from art_lowrank.attack.balls import UNIT_BOX, Box, length, nearest, per_image, placed
+from art_lowrank.files import write_whole
 
 
 class Factors(NamedTuple):
@@ -76,15 +76,7 @@ class Factors(NamedTuple):
         pair = self if dtype == torch.float32 else Factors(_to_one(self.left), _to_one(self.right))
         tensors = {"left": pair.left.to(dtype), "right": pair.right.to(dtype), "norm": self.norm().float()}
         data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        aside = Path(f"{path}.{os.getpid()}.tmp")
-        try:
-            with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_whole(path, data)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Factors:

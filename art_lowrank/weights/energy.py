@@ -1,4 +1,8 @@
-"""What every singular direction of a layer carries: squared singular values of W, or of W C^(1/2) on real inputs."""
+"""What every singular direction of a layer carries: squared singular values of W, or of W C^(1/2) on real inputs.
+
+C is the covariance of the layer's inputs. Their mean is left out: what it adds to the output is the same for every
+image, and the bias can do that.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +21,29 @@ PATCHES = 4096  # of a batch's input to a convolution; more say little new of a 
 def energies(layers: Mapping[str, Plain], model: nn.Module, data: Iterable[object] | None) -> dict[str, Tensor]:
     """Squared singular values, falling, by layer.
 
-    With data they are those of W C^(1/2), C the second moment of the layer's own inputs: what a rank is worth to the
-    layer's output, not to the weight alone.
+    With data they are those of W C^(1/2): what a rank is worth to the layer's output, not to the weight alone.
     """
     if data is None:
         return {name: torch.linalg.svdvals(_matrix(layer)).square() for name, layer in layers.items()}
-    moments = input_moments(layers, model, data)
+    covariances = input_covariances(layers, model, data)
     found = {}
     for name, layer in layers.items():
         matrix = _matrix(layer)
         small = min(matrix.shape)
-        values = torch.linalg.eigvalsh(matrix @ moments[name] @ matrix.mT).clamp_min(0).flip(0)
+        values = torch.linalg.eigvalsh(matrix @ covariances[name] @ matrix.mT).clamp_min(0).flip(0)
         found[name] = values[:small]
     return found
 
 
-def input_moments(layers: Mapping[str, Plain], model: nn.Module, data: Iterable[object]) -> dict[str, Tensor]:
-    """The mean of x x^T over a layer's inputs x: rows of a linear layer, patches of a convolution. In float64."""
-    totals: dict[str, Tensor] = {}
-    counts: dict[str, int] = dict.fromkeys(layers, 0)
+def input_covariances(layers: Mapping[str, Plain], model: nn.Module, data: Iterable[object]) -> dict[str, Tensor]:
+    """The covariance of a layer's inputs, rows of a linear layer, patches of a convolution, in float64."""
+    totals: dict[str, Tensor] = {}  # sums of x x^T for inputs x with a 1 in the end, which counts and sums them too
 
     def listen(name: str, layer: Plain) -> None:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             rows = inputs_of(layer, inputs[0].detach()).double()
-            total = rows.mT @ rows
-            totals[name] = totals[name] + total if name in totals else total
-            counts[name] += len(rows)
+            rows = F.pad(rows, (0, 1), value=1.0)
+            totals[name] = rows.mT @ rows + totals.get(name, 0)
 
         stack.callback(layer.register_forward_pre_hook(hook).remove)
 
@@ -51,11 +52,16 @@ def input_moments(layers: Mapping[str, Plain], model: nn.Module, data: Iterable[
             listen(name, layer)
         for images in batches(data, model):
             model(images)
-    if silent := [name for name, count in counts.items() if not count]:
+    if silent := [name for name in layers if name not in totals]:
         raise ValueError(
             f"the model did not use layer {silent[0]!r} on the data given; add it to skip, or leave data out"
         )
-    return {name: total / counts[name] for name, total in totals.items()}
+    return {name: _covariance(total) for name, total in totals.items()}
+
+
+def _covariance(total: Tensor) -> Tensor:
+    mean = total[:-1, -1] / total[-1, -1]
+    return total[:-1, :-1] / total[-1, -1] - torch.outer(mean, mean)
 
 
 def inputs_of(layer: Plain, x: Tensor) -> Tensor:

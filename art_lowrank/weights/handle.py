@@ -33,6 +33,10 @@ class Handle:
     def enforce(self) -> None:
         """Bring the model into the form the method promises, at the end of an epoch or of training."""
 
+    def notes(self) -> dict[str, Any]:
+        """What is worth writing down after an epoch, plain values."""
+        return {}
+
     def remove(self) -> None:
         """Let go of the optimizer; the model stays as it is."""
         for hook in self._hooks:

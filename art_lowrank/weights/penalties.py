@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,9 @@ class Shrinking(Handle):
     def shapes(self) -> dict[str, Shape]:
         """Rank and density of every layer now."""
         return {name: shape_of(layer.weight) for name, layer in self._layers.items()}
+
+    def notes(self) -> dict[str, Any]:
+        return {"shapes": {name: shape._asdict() for name, shape in self.shapes().items()}}
 
     def state_dict(self) -> dict[str, int]:
         return {"steps": self.steps}

@@ -75,12 +75,13 @@ def evenly(shape: Shape) -> Tensor:
 
 
 def by_energy(squares: Tensor, shape: Shape) -> Tensor:
-    """Energy gained a parameter: `squares` are the squared singular values, falling, of what is to be kept."""
-    shares = squares.double() / squares.double().sum().clamp_min(1e-300)
-    kept, rest = shares[: shape.limit], shares[shape.limit :].sum()
-    gains = torch.cat([kept / (shape.rows + shape.columns + 1), (rest / max(1, _last_price(shape)))[None]])
-    return gains
+    """Growth of the logarithm of the energy kept, a parameter: the product of the layers' shares becomes large.
 
-
-def _last_price(shape: Shape) -> int:
-    return shape.dense - shape.cost(shape.limit)
+    `squares` are the squared singular values, falling, of what is to be kept. A sum of shares instead of their product
+    starves layers whose first direction carries most, such as the head.
+    """
+    shares = squares.double().cumsum(0) / squares.double().sum().clamp_min(1e-300)
+    logs = shares.clamp_min(1e-12).log()
+    first, kept = logs[:1] - logs[:1] + 1, logs[: shape.limit]  # every layer has a first rank, whatever its urgency
+    last = -kept[-1:] / (shape.dense - shape.cost(shape.limit))
+    return torch.cat([first, kept.diff() / (shape.rows + shape.columns + 1), last])

@@ -1,0 +1,20 @@
+"""Files that are whole or not there: written aside, synced, then renamed over what was there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Put the bytes at `path`; if anything fails (a full disk, a kill), the file that was there is still there."""
+    path = Path(path)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,139 @@
+"""ART's classifiers, attacks and trainers as the training loop sees them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from art.attacks.attack import EvasionAttack
+from art.defences.trainer import AdversarialTrainer, AdversarialTrainerMadryPGD, Trainer
+from art.estimators.classification.pytorch import PyTorchClassifier
+from art.utils import check_and_transform_label_format
+from torch import Tensor, nn
+
+from art_lowrank.hosts.art_oracle import Array, reaches_torch
+from art_lowrank.training.adversaries import Adversary, Logits
+from art_lowrank.weights import factorize, ranks_of
+
+
+class ArtAdversary:
+    """An evasion attack of ART as the inner attack of training, quiet."""
+
+    def __init__(self, attack: EvasionAttack) -> None:
+        self.attack = attack
+
+    def __call__(self, logits: Logits, x: Tensor, y: Tensor, number: int) -> Tensor:
+        with quiet(self.attack):
+            found = self.attack.generate(x=x.cpu().numpy(), y=y.cpu().numpy())
+        return torch.from_numpy(np.asarray(found, dtype=np.float32)).to(x)
+
+    def __repr__(self) -> str:
+        shown = {name: str(getattr(self.attack, name, None)) for name in self.attack.attack_params}
+        quiet_ones = {"verbose", "batch_size", "summary_writer", "tensor_board"}
+        settings = ", ".join(f"{name}={value}" for name, value in sorted(shown.items()) if name not in quiet_ones)
+        return f"{type(self.attack).__name__}({settings})"
+
+
+def adversary_of(attack: Any, classifier: Any) -> Adversary | None:
+    """What the caller gave as `attack`, checked."""
+    if attack is None:
+        return None
+    if isinstance(attack, EvasionAttack):
+        if attack.estimator is not classifier:
+            raise ValueError("the attack was made for another classifier; make it with the one that is trained")
+        return ArtAdversary(attack)
+    if not callable(attack):
+        raise ValueError(f"attack is {attack!r}; give an ART evasion attack, Pgd(...) or SingleStep(...)")
+    found: Adversary = attack
+    return found
+
+
+@contextmanager
+def quiet(attack: Any) -> Iterator[None]:
+    """No progress bar of the attack for the time of the block."""
+    before = getattr(attack, "verbose", None)
+    if before:
+        attack.verbose = False
+    try:
+        yield
+    finally:
+        if before:
+            attack.verbose = before
+
+
+def check_classifier(classifier: Any) -> None:
+    """What the loop needs of a classifier."""
+    if not isinstance(classifier, PyTorchClassifier):
+        raise ValueError(
+            f"the classifier is a {type(classifier).__name__}; low-rank training needs a PyTorchClassifier"
+        )
+    if classifier.optimizer is None:
+        raise ValueError("Optimizer of classifier is currently None, but is required for low-rank training.")
+    if not reaches_torch(classifier):
+        raise ValueError("the classifier's preprocessing is not all torch; give it PyTorch defences, or none")
+
+
+def logits_of(classifier: Any) -> Logits:
+    """From samples to outputs through the preprocessing; in training mode with what it does in `fit`."""
+
+    def logits(x: Tensor) -> Tensor:
+        fit = classifier.model.training
+        inputs, _ = classifier._apply_preprocessing(x, y=None, fit=fit, no_grad=False)
+        outputs: Tensor = classifier._model(inputs)[-1]
+        return outputs
+
+    return logits
+
+
+def labels_of(classifier: Any, y: Array) -> tuple[Tensor, Tensor]:
+    """Labels as the classifier's loss wants them, and as class numbers."""
+    one_hot = check_and_transform_label_format(np.asarray(y), nb_classes=classifier.nb_classes)
+    wanted = torch.from_numpy(np.asarray(classifier.reduce_labels(one_hot)))
+    return wanted, torch.from_numpy(one_hot.argmax(1))
+
+
+def set_root(classifier: Any, model: nn.Module) -> None:
+    """Exchange the whole module of a classifier: `set_params(model=...)` would break its wrapper."""
+    if classifier.model is not model:
+        classifier._model._model = model
+
+
+def hand_over(trainer: Trainer, x: Array, y: Array, batch: int, epochs: int, scheduler: Any, rest: Any) -> None:
+    """Let one of ART's trainers train, with a scheduler that steps once an epoch as it should."""
+    asked = {"batch_size": batch, "nb_epochs": epochs, **rest}
+    if scheduler is None:
+        trainer.fit(x, y, **asked)
+    elif isinstance(trainer, AdversarialTrainer | AdversarialTrainerMadryPGD):
+        for _ in range(epochs):  # they hand a scheduler to `classifier.fit`, which steps it every batch
+            trainer.fit(x, y, **{**asked, "nb_epochs": 1})
+            scheduler.step()
+    else:
+        import inspect
+
+        if "scheduler" not in inspect.signature(trainer.fit).parameters:
+            raise ValueError(f"{type(trainer).__name__} has its own learning rates; leave scheduler out")
+        trainer.fit(x, y, scheduler=_passing(scheduler), **asked)
+
+
+def factorize_proxies(trainer: Trainer, model: nn.Module) -> None:
+    """Proxies of AWP load the classifier's weights, so they need its ranks."""
+    proxy = getattr(trainer, "_proxy_classifier", None)
+    if proxy is not None and not ranks_of(proxy.model):
+        set_root(proxy, factorize(proxy.model, ranks=ranks_of(model), optimizer=proxy.optimizer))
+
+
+def _passing(scheduler: Any) -> Any:
+    """Any scheduler in a class that ART's trainers accept: they ask for one that torch 2 no longer derives from."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base: Any = torch.optim.lr_scheduler._LRScheduler
+
+    class Passing(base):
+        def __init__(self, step: Callable[[], None]) -> None:
+            self.step = step
+
+    return Passing(scheduler.step)

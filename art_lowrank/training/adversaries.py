@@ -1,0 +1,80 @@
+"""What makes adversarial examples during training: any callable from (logits, x, y, step number) to images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from art_lowrank.attack import lowrank_pgd
+
+Logits = Callable[[Tensor], Tensor]
+
+
+class Adversary(Protocol):
+    """Adversarial images for a batch; `number` counts the steps of training and takes the place of a seed."""
+
+    def __call__(self, logits: Logits, x: Tensor, y: Tensor, number: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Pgd:
+    """`lowrank_pgd` as the inner attack: rank "full" is PGD with this package's schedule."""
+
+    eps: float
+    norm: float | str = 2
+    steps: int = 7
+    rank: int | float | str = "full"
+    clip: tuple[float, float] | None = (0.0, 1.0)
+
+    def __call__(self, logits: Logits, x: Tensor, y: Tensor, number: int) -> Tensor:
+        found = lowrank_pgd(
+            logits, x, y, eps=self.eps, norm=self.norm, steps=self.steps, rank=self.rank, clip=self.clip, seed=number
+        )
+        return found.x
+
+
+@dataclass(frozen=True)
+class SingleStep:
+    """One gradient from a random start, a step of `length` radii, back into the ball: "fast" adversarial training.
+
+    After arXiv 2001.03994 for l_inf; the l2 form is ours.
+    """
+
+    eps: float
+    norm: float | str = "inf"
+    length: float = 1.25
+    clip: tuple[float, float] | None = (0.0, 1.0)
+
+    def __call__(self, logits: Logits, x: Tensor, y: Tensor, number: int) -> Tensor:
+        flat = is_linf(self.norm)
+        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(number)).to(x) * 2 - 1
+        start = self.eps * (noise if flat else noise / _lengths(noise))
+        images = self._boxed(x + start).requires_grad_()
+        with torch.enable_grad():
+            gradient = torch.autograd.grad(cross_entropy(logits(images), y, reduction="sum"), images)[0]
+        step = gradient.sign() if flat else gradient / _lengths(gradient)
+        delta = images.detach() - x + self.length * self.eps * step
+        inside = delta.clamp(-self.eps, self.eps) if flat else delta * (self.eps / _lengths(delta)).clamp_max(1)
+        return self._boxed(x + inside)
+
+    def _boxed(self, x: Tensor) -> Tensor:
+        return x if self.clip is None else x.clamp(*self.clip)
+
+
+def is_linf(norm: float | str) -> bool:
+    """Whether the norm is l_inf, or else l2; no other has a single step here."""
+    if norm in (2, "2", "l2", "L2"):
+        return False
+    if norm in (float("inf"), "inf", "linf", "Linf"):
+        return True
+    raise ValueError(f"norm is {norm!r}; a single step takes 2 or 'inf', other norms need steps > 1")
+
+
+def _lengths(x: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1).clamp_min(1e-12)
+    return norm.reshape(-1, *[1] * (x.ndim - 1))

@@ -1,0 +1,88 @@
+"""A folder with the last state of training, from which it goes on exactly, and the best weights so far."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from art_lowrank.files import write_whole
+
+LAST, BEST = "last.pt", "best.safetensors"
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where training keeps its state. `asked` is the configuration, plain values: another one is not resumed."""
+
+    path: Path
+    asked: Mapping[str, Any]
+
+    def load(self) -> State | None:
+        """The last state, or None where there is none yet."""
+        path = self.path / LAST
+        if not path.exists():
+            return None
+        state = read(path)
+        self._same_configuration(state["asked"])
+        return state
+
+    def save(self, state: State) -> None:
+        """Keep this as the last state."""
+        buffer = io.BytesIO()
+        torch.save({**state, "asked": dict(self.asked)}, buffer)
+        self._write(LAST, buffer.getvalue())
+
+    def save_best(self, model: nn.Module, notes: Mapping[str, Any]) -> None:
+        """Keep these weights as the best, with what is known of them as the file's metadata."""
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+        self._write(BEST, save(tensors, {"notes": json.dumps({**self.asked, **notes}, default=str)}))
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path / name, data)
+        except OSError as error:
+            raise OSError(
+                f"checkpoint {self.path / name} was not written ({error}); the one before it is intact: "
+                "make room or give another folder, and run again to go on from it"
+            ) from error
+
+    def _same_configuration(self, other: Mapping[str, Any]) -> None:
+        for name in sorted({*self.asked, *other}):
+            if self.asked.get(name) != other.get(name):
+                raise ValueError(
+                    f"{self.path} holds training with {name}={other.get(name)!r}, asked is {self.asked.get(name)!r}; "
+                    "give another folder, or resume=False to begin anew in this one"
+                )
+
+
+def read(path: str | Path) -> State:
+    """What `Folder.save` wrote; tensors and plain values only, nothing in the file is executed."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, BadZipFile, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is damaged or no checkpoint ({reason}); delete it to begin anew") from error
+    if not isinstance(state, dict) or not {"model", "optimizer", "history", "asked"} <= state.keys():
+        raise ValueError(f"{path} is no checkpoint of art_lowrank; delete it to begin anew")
+    return state
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
+    """Put weights into a model of the same architecture; ranks may differ."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines()[1:2])
+        raise ValueError(f"{source} holds weights of another architecture: {reason}") from error

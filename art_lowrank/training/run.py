@@ -1,0 +1,188 @@
+"""`art-lowrank train`: from a recipe to a folder with checkpoints, weights and a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from art_lowrank.record import versions
+from art_lowrank.training import card
+from art_lowrank.training.adversaries import Adversary, Pgd, SingleStep
+from art_lowrank.training.checkpoint import BEST, LAST, Folder, load_weights
+from art_lowrank.training.data import Data, load
+from art_lowrank.training.loop import Course, Epoch, Learner, best_of, shuffled, train
+from art_lowrank.training.measure import Right, fingerprint, measured
+from art_lowrank.training.methods import DENSE, attach, options_of
+from art_lowrank.training.objectives import Objective
+from art_lowrank.weights import factorize, ranks_of
+
+LOOK, TESTED = 512, 1000  # images that decide about ranks, images the card is measured on
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `art-lowrank train` is asked for; the same names as its flags and as the keys of a TOML file."""
+
+    data: str = "digits"
+    data_folder: str = "data"
+    model: str = "small"
+    weights: str | None = None
+    method: str = "condlr"
+    keep: float = 0.2
+    max_cond: float = 1.5
+    tighten: float = 0.0
+    objective: str = "standard"
+    eps: float = 0.5
+    norm: str = "2"
+    steps: int = 5
+    rank: str = "full"
+    beta: float = 6.0
+    optimizer: str = "adamw"
+    lr: float = 3e-3
+    epochs: int = 20
+    batch_size: int = 128
+    patience: int | None = None
+    seed: int = 0
+
+
+def main(recipe: Recipe, out: Path, resume: bool, verbose: bool, say: Callable[[str], Any] = print) -> None:
+    """Train, or go on; then measure the best weights and write the card."""
+    data = load(recipe.data, recipe.data_folder)
+    folder = Folder(out, {**asdict(recipe), "images": fingerprint(data.train.x, data.train.y)})
+    before = folder.load() if resume else None
+    learner = learner_of(recipe, data, before["ranks"] if before else None)
+    device = next(learner.model.parameters()).device
+    batches = shuffled(data.train.x, data.train.y, recipe.batch_size, recipe.seed, device)
+
+    def validate() -> dict[str, float]:
+        return measured(learner.model, learner.model, *data.validation, learner.objective.adversary).shares()
+
+    course = Course(recipe.epochs, recipe.seed, recipe.patience, verbose)
+    ranks = ranks_of(learner.model) or "full"
+    say(f"{len(data.train.x)} images of {recipe.data}, method {recipe.method}, ranks {ranks}")
+    history = train(learner, batches, course, validate, folder, resume)
+    best_weights(learner.model, out / BEST)
+    finish(recipe, learner, data, history, out, say)
+
+
+def finish(
+    recipe: Recipe, learner: Learner, data: Data, history: list[Epoch], out: Path, say: Callable[[str], Any]
+) -> None:
+    """Measure on test images and write the card."""
+    results = tested(recipe, learner, data)
+    known = {**asdict(recipe), "epochs_run": len(history), "best_epoch": best_of(history) + 1}
+    found = card.card_of(learner.model, known, results, versions("art-lowrank", "torch"))
+    card.write(found, out)
+    for name, interval in found["accuracy"].items():
+        say(f"{name:24s} {card.percent(*interval)}")
+    say(f"{100 * found['parameters']['share']:.1f} % of the parameters are stored")
+    for name, layer in found["layers"].items():
+        say(f"  {name:22s} rank {layer['rank']} of {layer['of']}, condition number {layer['cond']:.4f}")
+    say(f"Model card: {out / 'card.md'}\nBest weights: {out / BEST}\nLast state: {out / LAST}")
+
+
+def learner_of(recipe: Recipe, data: Data, ranks: dict[str, int] | None) -> Learner:
+    """The model, factorised, with its optimizer, method and schedule. Ranks of a run that is resumed are given."""
+    kind = {"condlr": {"max_cond": recipe.max_cond}, "dlrt": {"keep": recipe.keep}}.get(recipe.method, {})
+    options = options_of(recipe.method, kind)
+    objective = Objective(recipe.objective, adversary_of(recipe), recipe.beta)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model = model_of(recipe, data)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        if recipe.method not in DENSE:
+            images = None if ranks else data.train.x[:LOOK]
+            fresh = recipe.weights is None
+            model = factorize(model, keep=recipe.keep, ranks=ranks or None, data=images, fresh=fresh)
+    optimizer = optimizer_of(recipe, model)
+    if recipe.method == "condlr" and recipe.tighten:
+        options["over"] = round(recipe.tighten * recipe.epochs * -(-len(data.train.x) // recipe.batch_size))
+    handles = attach(recipe.method, model, optimizer, options)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
+    return Learner(model, model, optimizer, objective, handles, schedule)
+
+
+def model_of(recipe: Recipe, data: Data) -> nn.Module:
+    """`small`, or what `module:callable` returns; with the weights of a safetensors file where one is named."""
+    if recipe.model == "small":
+        model: Any = small_net(data.train.x.shape[1], data.classes)
+    else:
+        place, _, name = recipe.model.partition(":")
+        try:
+            model = getattr(import_module(place), name)()
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"model is {recipe.model!r} ({error}); give small, or module:callable") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{recipe.model} returned a {type(model).__name__}; it must return a torch.nn.Module")
+    if recipe.weights is not None:
+        try:
+            weights = load_file(recipe.weights)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{recipe.weights} cannot be read as safetensors ({error})") from error
+        load_weights(model, weights, recipe.weights)
+    return model
+
+
+def small_net(channels: int, classes: int) -> nn.Sequential:
+    """Two convolutions and two linear layers for images of any size, about 150,000 parameters."""
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 128), nn.ReLU(), nn.Linear(128, classes)),
+    )
+
+
+def optimizer_of(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9."""
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=0.0)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), recipe.lr, momentum=0.9)
+    raise ValueError(f"optimizer is {recipe.optimizer!r}; give adamw or sgd")
+
+
+def adversary_of(recipe: Recipe) -> Adversary | None:
+    """The inner attack, or None for training on clean images."""
+    if recipe.objective == "standard":
+        return None
+    if recipe.steps == 1:
+        return SingleStep(recipe.eps, norm_of(recipe.norm))
+    return Pgd(recipe.eps, norm_of(recipe.norm), recipe.steps, rank_of(recipe.rank))
+
+
+def norm_of(text: str) -> int | str:
+    """`2`, or another name the attack knows."""
+    return 2 if text in ("2", "l2", "L2") else text
+
+
+def rank_of(text: str) -> int | float | str:
+    """`3`, `0.1` or `full`."""
+    if text == "full":
+        return text
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError as error:
+        raise ValueError(f"rank is {text!r}; give a whole number, a share such as 0.1, or full") from error
+
+
+def tested(recipe: Recipe, learner: Learner, data: Data) -> dict[str, Right]:
+    """Clean accuracy, and that under 40 steps at full rank and at a tenth of it, on the first test images."""
+    x, y = data.test.x[:TESTED], data.test.y[:TESTED]
+    found = {}
+    for rank in ("full", 0.1):
+        name = f"lowrank-pgd[power] {recipe.norm} eps={recipe.eps:g} rank={rank} N=40"
+        found[name] = measured(learner.model, learner.model, x, y, Pgd(recipe.eps, norm_of(recipe.norm), 40, rank))
+    return found
+
+
+def best_weights(model: nn.Module, path: Path) -> None:
+    """Put the best epoch's weights into the model."""
+    load_weights(model, load_file(path), path)
