@@ -19,20 +19,21 @@ from art_lowrank.hosts.art_oracle import Array
 from art_lowrank.hosts.art_training import (
     adversary_of,
     check_classifier,
+    check_sizes,
     factorize_proxies,
     hand_over,
+    inputs_of,
     labels_of,
     logits_of,
     set_root,
+    validation_of,
 )
 from art_lowrank.training.checkpoint import Folder
 from art_lowrank.training.loop import Batch, Course, Epoch, Learner, shuffled, train
-from art_lowrank.training.measure import architecture, fingerprint, measured
+from art_lowrank.training.measure import architecture, fingerprint
 from art_lowrank.training.methods import DENSE, attach, options_of
 from art_lowrank.training.objectives import Objective
 from art_lowrank.weights import Handle, factorize, ranks_of
-
-LOOK = 512  # images that decide about ranks
 
 
 class _Rest(NamedTuple):
@@ -145,11 +146,13 @@ class LowRankTrainer(Trainer):
         """
         images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
         labels, classes = labels_of(self.classifier, y)
-        _check_sizes(images, labels, batch_size, nb_epochs)
+        check_sizes(images, labels, batch_size, nb_epochs)
         if self.trainer is not None:
             if checkpoint is not None or patience is not None:
                 raise ValueError(f"{type(self.trainer).__name__} trains by itself; leave checkpoint and patience out")
-            self._prepare(self._inputs(images), None, nb_epochs * math.ceil(len(x) / batch_size))
+            self._prepare(
+                inputs_of(self.classifier, images, self.seed), None, nb_epochs * math.ceil(len(x) / batch_size)
+            )
             factorize_proxies(self.trainer, self.classifier.model)
             extra = {**kwargs, **({} if validation_data is None else {"validation_data": validation_data})}
             one_hot = check_and_transform_label_format(np.asarray(y), nb_classes=self.classifier.nb_classes)
@@ -161,7 +164,7 @@ class LowRankTrainer(Trainer):
             raise TypeError(f"fit has no argument {sorted(kwargs)[0]!r}")
         self._train(
             shuffled(images, labels, batch_size, self.seed, self.classifier.device),
-            self._inputs(images),
+            inputs_of(self.classifier, images, self.seed),
             math.ceil(len(x) / batch_size),
             Course(nb_epochs, self.seed, patience, self.verbose),
             _Rest(fingerprint(images, classes), batch_size, validation_data, scheduler, checkpoint, resume),
@@ -226,7 +229,14 @@ class LowRankTrainer(Trainer):
         learner = Learner(
             classifier.model, logits_of(classifier), classifier.optimizer, self.objective, self.handles, rest.scheduler
         )
-        self.history = train(learner, batches, course, self._validation(rest.validation), folder, rest.resume)
+        self.history = train(
+            learner,
+            batches,
+            course,
+            validation_of(self.classifier, rest.validation, self.objective.adversary),
+            folder,
+            rest.resume,
+        )
 
     def _prepare(self, look: Callable[[], Tensor], ranks: Mapping[str, int] | None, steps: int) -> None:
         """Factorise the model and attach the method, unless that was done before."""
@@ -247,26 +257,6 @@ class LowRankTrainer(Trainer):
         if not self.handles:
             over = {"over": round(self.tighten * steps)} if self.method == "condlr" and self.tighten else {}
             self.handles = attach(self.method, classifier.model, classifier.optimizer, {**self.options, **over})
-
-    def _inputs(self, images: Tensor) -> Callable[[], Tensor]:
-        """Some of the images as the model sees them."""
-
-        def look() -> Tensor:
-            chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))[:LOOK]
-            return torch.as_tensor(self.classifier._apply_preprocessing(images[chosen].numpy(), y=None, fit=False)[0])
-
-        return look
-
-    def _validation(self, data: tuple[Array, Array] | None) -> Callable[[], dict[str, float]] | None:
-        if data is None:
-            return None
-        images, (_, classes) = torch.from_numpy(np.asarray(data[0], np.float32)), labels_of(self.classifier, data[1])
-
-        def validate() -> dict[str, float]:
-            logits = logits_of(self.classifier)
-            return measured(self.classifier.model, logits, images, classes, self.objective.adversary).shares()
-
-        return validate
 
     def _asked(self, rest: _Rest) -> dict[str, Any]:
         """The configuration a checkpoint belongs to. The number of epochs is left out: training may go on longer."""
@@ -290,11 +280,3 @@ class LowRankTrainer(Trainer):
             "optimizer": f"{type(optimizer).__name__} {sorted(optimizer.defaults.items(), key=str)}",
             "scheduler": None if rest.scheduler is None else type(rest.scheduler).__name__,
         }
-
-
-def _check_sizes(images: Tensor, labels: Tensor, batch_size: int, nb_epochs: int) -> None:
-    if not len(images) or len(images) != len(labels):
-        raise ValueError(f"x holds {len(images)} samples and y {len(labels)} labels; give as many, and at least one")
-    for name, value in (("batch_size", batch_size), ("nb_epochs", nb_epochs)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; give a whole number of at least 1")

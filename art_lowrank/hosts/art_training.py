@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 
 from art_lowrank.hosts.art_oracle import Array, reaches_torch
 from art_lowrank.training.adversaries import Adversary, Logits
+from art_lowrank.training.measure import measured
 from art_lowrank.weights import factorize, ranks_of
+
+LOOK = 512  # images that decide about ranks
 
 
 class ArtAdversary:
@@ -96,6 +100,27 @@ def labels_of(classifier: Any, y: Array) -> tuple[Tensor, Tensor]:
     return wanted, torch.from_numpy(one_hot.argmax(1))
 
 
+def inputs_of(classifier: Any, images: Tensor, seed: int) -> Callable[[], Tensor]:
+    """Some of the images as the model sees them, made when asked for."""
+
+    def look() -> Tensor:
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:LOOK]
+        return torch.as_tensor(classifier._apply_preprocessing(images[chosen].numpy(), y=None, fit=False)[0])
+
+    return look
+
+
+def validation_of(
+    classifier: Any, data: tuple[Array, Array] | None, adversary: Adversary | None
+) -> Callable[[], dict[str, float]] | None:
+    """What measures the model after every epoch, or None without validation data."""
+    if data is None:
+        return None
+    images, (_, classes) = torch.from_numpy(np.asarray(data[0], np.float32)), labels_of(classifier, data[1])
+    logits = logits_of(classifier)
+    return lambda: measured(classifier.model, logits, images, classes, adversary).shares()
+
+
 def set_root(classifier: Any, model: nn.Module) -> None:
     """Exchange the whole module of a classifier: `set_params(model=...)` would break its wrapper."""
     if classifier.model is not model:
@@ -112,8 +137,6 @@ def hand_over(trainer: Trainer, x: Array, y: Array, batch: int, epochs: int, sch
             trainer.fit(x, y, **{**asked, "nb_epochs": 1})
             scheduler.step()
     else:
-        import inspect
-
         if "scheduler" not in inspect.signature(trainer.fit).parameters:
             raise ValueError(f"{type(trainer).__name__} has its own learning rates; leave scheduler out")
         trainer.fit(x, y, scheduler=_passing(scheduler), **asked)
@@ -137,3 +160,12 @@ def _passing(scheduler: Any) -> Any:
             self.step = step
 
     return Passing(scheduler.step)
+
+
+def check_sizes(images: Tensor, labels: Tensor, batch_size: int, nb_epochs: int) -> None:
+    """As many labels as samples, and sizes that are whole numbers."""
+    if not len(images) or len(images) != len(labels):
+        raise ValueError(f"x holds {len(images)} samples and y {len(labels)} labels; give as many, and at least one")
+    for name, value in (("batch_size", batch_size), ("nb_epochs", nb_epochs)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; give a whole number of at least 1")
