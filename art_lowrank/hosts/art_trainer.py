@@ -147,12 +147,11 @@ class LowRankTrainer(Trainer):
         images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
         labels, classes = labels_of(self.classifier, y)
         check_sizes(images, labels, batch_size, nb_epochs)
+        look = inputs_of(self.classifier, images, self.seed)
         if self.trainer is not None:
             if checkpoint is not None or patience is not None:
                 raise ValueError(f"{type(self.trainer).__name__} trains by itself; leave checkpoint and patience out")
-            self._prepare(
-                inputs_of(self.classifier, images, self.seed), None, nb_epochs * math.ceil(len(x) / batch_size)
-            )
+            self._prepare(look, None, nb_epochs * math.ceil(len(x) / batch_size))
             factorize_proxies(self.trainer, self.classifier.model)
             extra = {**kwargs, **({} if validation_data is None else {"validation_data": validation_data})}
             one_hot = check_and_transform_label_format(np.asarray(y), nb_classes=self.classifier.nb_classes)
@@ -162,13 +161,10 @@ class LowRankTrainer(Trainer):
             return
         if kwargs:
             raise TypeError(f"fit has no argument {sorted(kwargs)[0]!r}")
-        self._train(
-            shuffled(images, labels, batch_size, self.seed, self.classifier.device),
-            inputs_of(self.classifier, images, self.seed),
-            math.ceil(len(x) / batch_size),
-            Course(nb_epochs, self.seed, patience, self.verbose),
-            _Rest(fingerprint(images, classes), batch_size, validation_data, scheduler, checkpoint, resume),
-        )
+        batches = shuffled(images, labels, batch_size, self.seed, self.classifier.device)
+        course = Course(nb_epochs, self.seed, patience, self.verbose)
+        rest = _Rest(fingerprint(images, classes), batch_size, validation_data, scheduler, checkpoint, resume)
+        self._train(batches, look, math.ceil(len(x) / batch_size), course, rest)
 
     def fit_generator(
         self,
