@@ -1,0 +1,157 @@
+"""Trains every contender: six learning rates with one seed, judged on images to tune on; the best with three seeds.
+
+A record a training; recorded ones are skipped, so a run that was stopped goes on. `table.py` prints what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from contenders import CONTENDERS, RATES, Contender
+from from_peers import Factored, digest
+from lenet import Split, mnist
+from robustness import robust
+from torch import nn
+
+from art_lowrank import lowrank_pgd
+from art_lowrank.record import Record, append, pack, read, versions
+from art_lowrank.training.loop import Course, Diverged, Learner, shuffled, train
+from art_lowrank.training.objectives import Objective
+from art_lowrank.weights import low_rank_layers, ranks_of
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "training.jsonl"
+EPOCHS, BATCH, SEEDS = 6, 100, (0, 1, 2)
+SOURCE = digest()  # now: the files may change while nets are trained
+EPS, NORM, TESTED, TUNED = 0.1, math.inf, 500, 500
+ITERATIONS, TARGETS = 50, 3  # of the judge; 100 and 9 leave at most 2 of 500 images fewer, for four times the time
+JUDGES = {"tune": "lowrank-pgd[power] rank=full N=10", "final": f"APGD-CE + APGD-T N={ITERATIONS} targets={TARGETS}"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="JSONL file the records are appended to")
+    parser.add_argument("--only", default="", help="contenders whose name and share hold this text")
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th, from I")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    wanted = [c for c in CONTENDERS if arguments.only in f"{c.name} keep={c.keep}"]
+    for contender in wanted[arguments.part[0] :: arguments.part[1]]:
+        for rate in RATES:
+            run(contender, rate, 0, "tune", arguments.results)
+        for seed in SEEDS:
+            run(contender, best_rate(contender, arguments.results), seed, "final", arguments.results)
+
+
+def run(contender: Contender, rate: float, seed: int, role: str, results: Path) -> None:
+    """Train and judge, unless that is recorded."""
+    asked = question(contender, rate, seed, role)
+    if any(record.id == asked.id for record in recorded(results)):
+        return
+    started = time.process_time()
+    values, spent = outcome(contender, rate, seed, role)
+    volatile = {"train_seconds": spent, "process_seconds": time.process_time() - started}
+    found = {
+        **vars(asked),
+        "values": values,
+        "volatile": volatile,
+        "versions": {**versions("torch", "pyautoattack"), "source": SOURCE},
+    }
+    append(results, Record(**found))
+    shown = {name: values[name] for name in ("clean", "robust", "cond") if name in values}
+    print(f"{contender.name} keep={contender.keep} lr={rate} seed={seed} {role}: {shown} {spent:.1f} s", flush=True)
+
+
+def outcome(contender: Contender, rate: float, seed: int, role: str) -> tuple[dict[str, object], float]:
+    """What came out, and the seconds of training."""
+    model, optimizer, handles = contender.build(seed, rate)
+    data, started = mnist(), time.process_time()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [EPOCHS // 2, EPOCHS * 3 // 4], 0.3)
+    learner = Learner(model, model, optimizer, Objective(), handles, schedule)
+    batches = shuffled(data.train.x, data.train.y, BATCH, seed, torch.device("cpu"))
+    try:
+        history = train(learner, batches, Course(EPOCHS, seed, verbose=False))
+    except (Diverged, torch.linalg.LinAlgError) as error:
+        return {"diverged": str(error)[:80]}, time.process_time() - started
+    spent = time.process_time() - started
+    return {**shape(model), **judged(model, role), "loss": history[-1]["loss"]}, spent
+
+
+def judged(model: nn.Module, role: str) -> dict[str, object]:
+    """Clean and robust accuracy: on tuning images by a short attack, on test images by the judge of the table."""
+    part: Split = mnist().validation if role == "tune" else mnist().test
+    model.eval()
+    with torch.no_grad():
+        clean = model(part.x).argmax(1) == part.y
+    if role == "tune":
+        x, y = part.x[:TUNED], part.y[:TUNED]
+        holds = ~lowrank_pgd(model, x, y, eps=EPS, norm=NORM, rank="full", steps=10).success
+    else:
+        holds = robust(model, part.x[:TESTED], part.y[:TESTED], EPS, NORM, ITERATIONS, TARGETS)
+    return {
+        "clean": float(clean.double().mean()),
+        "robust": float(holds.double().mean()),
+        "right": pack(clean.tolist()),
+        "holds": pack(holds.tolist()),
+    }
+
+
+def shape(model: nn.Module) -> dict[str, object]:
+    """Stored parameters, ranks and the largest condition number."""
+    conds = [layer.cond() for layer in low_rank_layers(model).values()]
+    conds += [cond_of(layer.weight()) for layer in model.modules() if isinstance(layer, Factored)]
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "ranks": ranks_of(model),
+        "cond": max(conds) if conds else None,
+    }
+
+
+def cond_of(weight: torch.Tensor) -> float:
+    """Over the singular values that are not rounding."""
+    values = torch.linalg.svdvals(weight.detach().flatten(1).double())
+    values = values[values > values[0] * 1e-5]
+    return float(values[0] / values[-1])
+
+
+def best_rate(contender: Contender, results: Path) -> float:
+    """The rate with the best mean of clean and robust accuracy on tuning images."""
+    tuned = {record.settings["lr"]: record.values for record in recorded(results) if of(contender, record, "tune")}
+    return max(RATES, key=lambda rate: score(tuned[rate]))
+
+
+def score(values: dict[str, float]) -> float:
+    return 0.0 if "diverged" in values else (values["clean"] + values["robust"]) / 2
+
+
+def question(contender: Contender, rate: float, seed: int, role: str) -> Record:
+    """What is asked, without an answer."""
+    settings = {name: str(value) for name, value in contender.settings.items()}
+    return Record(
+        kind="training",
+        model="lenet5",
+        data="mnist_train[8000:10000]" if role == "tune" else "mnist_test[:2000]",
+        attack=f"{JUDGES[role]} linf eps={EPS}",
+        seed=seed,
+        n=TUNED if role == "tune" else TESTED,
+        settings={"contender": contender.name, "keep": contender.keep, "lr": rate, "epochs": EPOCHS, **settings},
+        values={},
+    )
+
+
+def of(contender: Contender, record: Record, role: str) -> bool:
+    asked = (contender.name, contender.keep, JUDGES[role])
+    return asked == (record.settings["contender"], record.settings["keep"], record.attack.split(" linf")[0])
+
+
+def recorded(path: Path) -> list[Record]:
+    found: Iterator[Record] = iter(read(path) if path.exists() else [])
+    return [record for record in found if record.kind == "training"]
+
+
+if __name__ == "__main__":
+    main()
