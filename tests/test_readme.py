@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from art_lowrank.demo.digits import digits
 
@@ -17,10 +18,10 @@ SETUP, *EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding=
 def test_example_runs(example, digits_net, tmp_path, monkeypatch):
     if "LoRaPGD" in example:
         pytest.importorskip("torchattacks", reason="the extra art-lowrank[torchattacks] is not installed")
-    assert example.count("\n") <= 12
+    assert example.count("\n") <= 14
     monkeypatch.chdir(tmp_path)
-    test = digits()[1]
-    names = {"model": digits_net, "images": test.x[:100], "labels": test.y[:100]}
+    train, test = digits()
+    names = {"torch": torch, "train": train, "model": digits_net, "images": test.x[:100], "labels": test.y[:100]}
     exec(compile(example, "README.md", "exec"), names)
     for name in ("x_adv", "rows_adv", "adv_images", "same"):
         if name in names:
@@ -35,8 +36,8 @@ def test_set_up():
 
 
 def test_every_host_has_an_example():
-    assert len(EXAMPLES) == 6
-    for name in ("lowrank_pgd", "rank_curve", "exact_rank", "LowRankPGD", "ScikitlearnLogisticRegression", "LoRaPGD"):
+    assert len(EXAMPLES) == 8
+    for name in ("lowrank_pgd", "rank_curve", "exact_rank", "LowRankPGD", "LoRaPGD", "factorize", "LowRankTrainer"):
         assert any(name in example for example in EXAMPLES)
 
 

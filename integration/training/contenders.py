@@ -1,4 +1,4 @@
-"""What is compared: ways to train the same net, each built from a seed and a learning rate."""
+"""What is compared on LeNet5: ways to train the same net, each built from a seed and a learning rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from from_peers import CondLRSGD, condense
+from borrowed import CondLRSGD, condense
 from lenet import lenet5, mnist
 from torch import nn
 from torch.optim import SGD, Optimizer

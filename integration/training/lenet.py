@@ -6,10 +6,10 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from from_peers import zoo
+from borrowed import zoo
 from torch import Tensor, nn
 
-TRAIN, NAMES = 8000, {"conv1": "0", "conv2": "3", "fc1": "7", "fc2": "9"}
+TRAIN = 8000
 
 
 class Split(NamedTuple):
@@ -19,8 +19,8 @@ class Split(NamedTuple):
     y: Tensor
 
 
-class Mnist(NamedTuple):
-    """8,000 images to train on, 2,000 of the training file to tune on, 2,000 of the test file to report on."""
+class Parts(NamedTuple):
+    """Images to train on, others of the training file to tune on, those of the test file to report on."""
 
     train: Split
     validation: Split
@@ -28,9 +28,16 @@ class Mnist(NamedTuple):
 
 
 @cache
-def mnist() -> Mnist:
-    x, y = zoo().images("mnist", "train", None)
-    return Mnist(Split(x[:TRAIN], y[:TRAIN]), Split(x[TRAIN:], y[TRAIN:]), Split(*zoo().images("mnist", "test", None)))
+def parts(name: str, train: int) -> Parts:
+    """The data set with its first `train` training images to train on, the others to tune on."""
+    x, y = zoo().images(name, "train", None)
+    test = Split(*zoo().images(name, "test", None))
+    return Parts(Split(x[:train], y[:train]), Split(x[train:], y[train:]), test)
+
+
+def mnist() -> Parts:
+    """8,000 to train on, 2,000 to tune on, 2,000 to report on."""
+    return parts("mnist", TRAIN)
 
 
 def lenet5(seed: int) -> nn.Sequential:
