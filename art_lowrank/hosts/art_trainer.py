@@ -34,6 +34,7 @@ from art_lowrank.training.measure import architecture, fingerprint
 from art_lowrank.training.methods import DENSE, attach, options_of
 from art_lowrank.training.objectives import Objective
 from art_lowrank.weights import Handle, factorize, ranks_of
+from art_lowrank.weights.convert import check_keep
 
 
 class _Rest(NamedTuple):
@@ -100,6 +101,7 @@ class LowRankTrainer(Trainer):
             raise ValueError("warm_start=True is not in this version; leave it out")
         if not 0 <= tighten <= 1:
             raise ValueError(f"tighten is {tighten!r}; give a share of all steps in [0, 1]")
+        check_keep(keep)
         check_classifier(classifier)
         given = {"max_cond": max_cond} if method == "condlr" else {"keep": keep} if method == "dlrt" else {}
         self.options = options_of(method, {**given, **(options or {})})

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from art_lowrank.weights import Handle, adapt, constrain, penalise, shrink
+from art_lowrank.weights.constraint import check_max_cond
 
 Attach = Callable[..., list[Handle]]
 
@@ -63,7 +64,10 @@ def options_of(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     }
     if unknown := sorted(options.keys() - known.keys()):
         raise ValueError(f"method {method!r} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
-    return {**known, **options}
+    merged = {**known, **options}
+    if "max_cond" in merged:
+        check_max_cond(merged["max_cond"])
+    return merged
 
 
 def attach(method: str, model: nn.Module, optimizer: Optimizer, options: Mapping[str, Any] = {}) -> list[Handle]:

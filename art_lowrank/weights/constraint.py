@@ -75,8 +75,7 @@ def constrain(model: nn.Module, optimizer: Optimizer, *, max_cond: float = 1.5, 
     The bound is on the matrix of the layer's weight, for a convolution out x (in kh kw). It is about relative change
     and says nothing of layers that stay dense, of batch normalisation, or of robustness by itself.
     """
-    if isinstance(max_cond, bool) or not isinstance(max_cond, int | float) or not max_cond >= 1:
-        raise ValueError(f"max_cond is {max_cond!r}; a condition number is at least 1, give for instance 1.5")
+    check_max_cond(max_cond)
     if isinstance(over, bool) or not isinstance(over, int) or over < 0:
         raise ValueError(f"over is {over!r}; give the number of steps the bound takes to come down, 0 for at once")
     layers = layers_in(model, optimizer)
@@ -88,6 +87,12 @@ def constrain(model: nn.Module, optimizer: Optimizer, *, max_cond: float = 1.5, 
                 "keep them in float32 and train under torch.autocast"
             )
     return Constraint(optimizer, layers, float(max_cond), over)
+
+
+def check_max_cond(max_cond: float) -> None:
+    """A number of at least 1."""
+    if isinstance(max_cond, bool) or not isinstance(max_cond, int | float) or not max_cond >= 1:
+        raise ValueError(f"max_cond is {max_cond!r}; a condition number is at least 1, give for instance 1.5")
 
 
 def _alike(layers: Any) -> list[list[LowRankLayer]]:

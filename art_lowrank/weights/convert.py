@@ -123,8 +123,7 @@ def chosen_ranks(
     model: nn.Module, layers: Mapping[str, Plain], keep: float, rule: str, data: Iterable[object] | None
 ) -> dict[str, int]:
     """The ranks of those layers that become low-rank, so that at most `keep` of all parameters are stored."""
-    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep <= 1:
-        raise ValueError(f"keep is {keep!r}; give the share of the parameters to be stored, in (0, 1]")
+    check_keep(keep)
     shapes = {name: Shape(len(layer.weight), layer.weight[0].numel()) for name, layer in layers.items()}
     head = next(reversed(shapes))
     shapes = {name: shape for name, shape in shapes.items() if shape.limit}
@@ -139,6 +138,12 @@ def chosen_ranks(
     urgency = _urgency(rule, model, {name: layers[name] for name in shapes}, shapes, data)
     ranks = allocate(shapes, urgency, room, head if head in shapes else None)
     return {name: rank for name, rank in ranks.items() if rank <= shapes[name].limit}
+
+
+def check_keep(keep: float) -> None:
+    """A share in (0, 1]."""
+    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep <= 1:
+        raise ValueError(f"keep is {keep!r}; give the share of the parameters to be stored, in (0, 1]")
 
 
 def given_ranks(layers: Mapping[str, Plain], ranks: Mapping[str, int]) -> dict[str, int]:
