@@ -32,7 +32,8 @@ class LowRankLayer(nn.Module):
         self.weight_u = nn.Parameter(torch.empty(rows, rank, device=device, dtype=dtype))
         self.weight_s = nn.Parameter(torch.empty(rank, device=device, dtype=dtype))
         self.weight_v = nn.Parameter(torch.empty(columns, rank, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
+        start = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
+        self.register_parameter("bias", start)
         self.max_cond = math.inf
         self.reset_parameters()
 

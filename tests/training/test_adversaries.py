@@ -62,9 +62,7 @@ def test_single_step_is_its_formula(linear, norm):
     start = start_of(x, eps, norm, number)
     images = (x + start).requires_grad_()
     gradient = torch.autograd.grad(nn.functional.cross_entropy(net(images), y), images)[0]
-    step = (
-        gradient.sign() if norm == "inf" else gradient / gradient.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
-    )
+    step = gradient.sign() if norm == "inf" else gradient / gradient.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
     delta = start + length * eps * step
     if norm == "inf":
         delta = delta.clamp(-eps, eps)

@@ -48,7 +48,9 @@ def holding(plain, product):
     return plain
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")  # torch says so of its own layer too
+@pytest.mark.filterwarnings(
+    "ignore:Using padding='same' with even kernel lengths"
+)  # torch says so of its own layer too
 @pytest.mark.parametrize("kernel", [3, (1, 1), (3, 2)], ids=str)
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=naming)
 def test_convolution_is_that_of_the_product(geometry, kernel, product):
@@ -176,7 +178,10 @@ def test_forward_and_backward_under_autocast(net, images):
 
 
 def test_torch_compile():
-    net, images = nn.Sequential(LowRankConv2d(3, 4, 3, 2), nn.Flatten(), LowRankLinear(64, 5, 2)), torch.rand(2, 3, 6, 6)
+    net, images = (
+        nn.Sequential(LowRankConv2d(3, 4, 3, 2), nn.Flatten(), LowRankLinear(64, 5, 2)),
+        torch.rand(2, 3, 6, 6),
+    )
     try:
         found = torch.compile(net, backend="eager", fullgraph=True)(images)
     except RuntimeError as error:
