@@ -25,6 +25,8 @@ class LowRankLayer(nn.Module):
     `weight_s` is a vector, but for the core steps of dlrt, when it is a matrix.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(self, rows: int, columns: int, rank: int, bias: bool, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= min(rows, columns):
