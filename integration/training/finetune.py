@@ -16,8 +16,8 @@ from art_lowrank.training.methods import attach
 from art_lowrank.training.objectives import Objective
 from art_lowrank.weights import factorize
 
-NET, TRAIN, EPOCHS, BATCH = "cifar10_resnet4b_linf_adv", 7000, 5, 100
-RATES = (0.005, 0.01, 0.02, 0.04)
+NET, TRAIN, EPOCHS, BATCH = "cifar10_resnet4b_linf_adv", 7000, 4, 100
+RATES = (0.01, 0.02, 0.04)
 OBJECTIVE = Objective("madry", Pgd(2 / 255, "inf", steps=3))
 
 
@@ -46,9 +46,8 @@ def trained() -> nn.Module:
 
 CONTENDERS = (
     of("dense", 1, dense),
-    of("condlr 1.5, tightened", 0.3, low_rank, method="condlr", max_cond=1.5, tighten=0.5),
-    of("condlr 1.5, at once", 0.3, low_rank, method="condlr", max_cond=1.5),
-    of("orthonormal, no clamp", 0.3, low_rank, method="condlr", max_cond=math.inf),
-    of("truncated, no method", 0.3, low_rank, method="none"),
-    of("condlr 4, tightened", 0.3, low_rank, method="condlr", max_cond=4.0, tighten=0.5),
+    of("condlr 1.5, tightened", 0.5, low_rank, method="condlr", max_cond=1.5, tighten=0.5),
+    of("condlr 1.5, at once", 0.5, low_rank, method="condlr", max_cond=1.5),
+    of("orthonormal, no clamp", 0.5, low_rank, method="condlr", max_cond=math.inf),
+    of("truncated, no method", 0.5, low_rank, method="none"),
 )

@@ -1,6 +1,6 @@
 """Trains every contender: some learning rates with one seed, judged on images to tune on; the best with three seeds.
 
-A record a training; recorded ones are skipped, so a run that was stopped goes on. `table.py` prints what came out.
+A record a training; recorded ones are skipped, so a run that was stopped goes on. `training_table.py` prints them.
 """
 
 from __future__ import annotations
@@ -68,17 +68,23 @@ def run(task: Task, contender: Contender, rate: float, seed: int, role: str, res
 
 def outcome(task: Task, contender: Contender, rate: float, seed: int, role: str) -> tuple[dict[str, object], float]:
     """What came out, and the seconds of training."""
-    model, optimizer, handles = contender.build(seed, rate)
-    data, started = task.data(), time.process_time()
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [task.epochs // 2, task.epochs * 3 // 4], 0.3)
-    learner = Learner(model, model, optimizer, task.objective, handles, schedule)
-    batches = shuffled(data.train.x, data.train.y, task.batch, seed, torch.device("cpu"))
+    started = time.process_time()
     try:
-        history = train(learner, batches, Course(task.epochs, seed, verbose=False))
+        model, loss = trained(task, contender, rate, seed)
     except (Diverged, torch.linalg.LinAlgError) as error:
         return {"diverged": str(error)[:80]}, time.process_time() - started
     spent = time.process_time() - started
-    return {**shape(model), **judged(task, model, role), "loss": history[-1]["loss"]}, spent
+    return {**shape(model), **judged(task, model, role), "loss": loss}, spent
+
+
+def trained(task: Task, contender: Contender, rate: float, seed: int) -> tuple[nn.Module, float]:
+    """The net after the task's epochs, and its last loss."""
+    model, optimizer, handles = contender.build(seed, rate)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [task.epochs // 2, task.epochs * 3 // 4], 0.3)
+    learner = Learner(model, model, optimizer, task.objective, handles, schedule)
+    batches = shuffled(*task.data().train, task.batch, seed, torch.device("cpu"))
+    history = train(learner, batches, Course(task.epochs, seed, verbose=False))
+    return model.eval(), history[-1]["loss"]
 
 
 def judged(task: Task, model: nn.Module, role: str) -> dict[str, object]:

@@ -13,7 +13,7 @@ from art_lowrank.record import Record, read, unpack
 from art_lowrank.statistics import Interval, paired_difference
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "training.jsonl"
-PARAMETERS = 431_080
+CIFAR = "cifar10_resnet4b_linf_adv"
 DENSE = ("dense", 1)
 OURS, PEER, VANILLA = "condlr 1.5", "CondLR, our implementation", ("vanilla U s V", "vanilla U V")
 
@@ -34,8 +34,8 @@ class Row:
     diverged: int
 
     @property
-    def stored(self) -> float:
-        return float(np.mean([float(str(v["parameters"])) for v in self.values])) / PARAMETERS
+    def parameters(self) -> float:
+        return float(np.mean([float(str(v["parameters"])) for v in self.values]))
 
     @property
     def cond(self) -> float | None:
@@ -43,11 +43,11 @@ class Row:
         return max(found) if found else None
 
 
-def rows(records: Sequence[Record]) -> dict[Key, Row]:
+def rows(records: Sequence[Record], model: str = "lenet5") -> dict[Key, Row]:
     """By contender, in the order of the records; what is still without its three seeds is left out."""
     grouped: dict[Key, list[Record]] = {}
     for record in records:
-        if record.kind == "training" and record.attack.startswith("APGD") and record.model == "lenet5":
+        if record.kind == "training" and record.attack.startswith("APGD") and record.model == model:
             key = (str(record.settings["contender"]), float(str(record.settings["keep"])))
             grouped.setdefault(key, []).append(record)
     return {key: row(key, found) for key, found in grouped.items() if len({r.seed for r in found}) >= 3}
@@ -66,12 +66,14 @@ def table(found: dict[Key, Row]) -> Iterator[str]:
     """Accuracies in percent, means over seeds, and differences from the dense net on the same images."""
     yield "| training | stored | learning rate | clean | robust | robust, minus dense | largest cond(W) |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
+    whole = found[DENSE].parameters if DENSE in found else 1.0
     for key, one in sorted(found.items(), key=lambda item: (-item[0][1], item[0][0])):
         against = "" if key == DENSE or DENSE not in found else difference(one.holds, found[DENSE].holds).points()
         cond = "" if one.cond is None else f"{one.cond:.4g}"
         failed = f" ({one.diverged} of {one.diverged + len(one.holds)} diverged)" if one.diverged else ""
         numbers = f"{100 * one.right.mean():.2f} | {100 * one.holds.mean():.1f} | {against} | {cond}"
-        yield f"| {key[0]}{failed} | {100 * one.stored:.1f} % | {one.rate:g} | {numbers} |"
+        share = f"{100 * one.parameters / whole:.1f} %"
+        yield f"| {key[0]}{failed} | {share} | {one.rate:g} | {numbers} |"
 
 
 def difference(a: Flags, b: Flags) -> Interval:
@@ -131,7 +133,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     records = read(parser.parse_args().results)
     found = rows(records)
-    print("\n".join([*table(found), "", *map(str, targets(found)), "", *costs(records)]))
+    tuned = table(rows(records, CIFAR))
+    print("\n".join([*table(found), "", *map(str, targets(found)), "", *tuned, "", *costs(records)]))
 
 
 if __name__ == "__main__":
