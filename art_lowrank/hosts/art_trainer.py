@@ -19,6 +19,7 @@ from art_lowrank.hosts.art_oracle import Array
 from art_lowrank.hosts.art_training import (
     adversary_of,
     check_classifier,
+    check_scheduler,
     check_sizes,
     factorize_proxies,
     hand_over,
@@ -52,8 +53,7 @@ class LowRankTrainer(Trainer):
     """
     Training of networks whose weights live on the low-rank manifold, with a bounded condition number.
 
-    | Paper link: https://arxiv.org/abs/2306.01485 (method="condlr"), https://arxiv.org/abs/2505.08022 (method="dlrt"),
-      https://arxiv.org/abs/1901.10371 (method="nuclear")
+    | Paper links: https://arxiv.org/abs/2306.01485 (condlr), 2505.08022 (dlrt), 1901.10371 (nuclear)
     """
 
     def __init__(
@@ -180,8 +180,7 @@ class LowRankTrainer(Trainer):
         patience: int | None = None,
     ) -> None:
         """
-        The same on batches of a generator. A resumed run has the weights of an uninterrupted one if the generator
-        draws its batches from torch's or numpy's global random state anew in every epoch.
+        The same on batches of a generator; resumed exactly if it draws every epoch from a global random state anew.
         """
         if self.trainer is not None:
             raise ValueError("fit_generator does its own training; call it on the trainer you gave, or use fit")
@@ -220,6 +219,7 @@ class LowRankTrainer(Trainer):
         course: Course,
         rest: _Rest,
     ) -> None:
+        check_scheduler(rest.scheduler, self.classifier.optimizer)
         folder = None if rest.checkpoint is None else Folder(Path(rest.checkpoint), self._asked(rest))
         before = folder.load() if folder is not None and rest.resume else None
         self._prepare(look, None if before is None else before["ranks"], course.epochs * per_epoch)

@@ -95,7 +95,16 @@ def logits_of(classifier: Any) -> Logits:
 
 def labels_of(classifier: Any, y: Array) -> tuple[Tensor, Tensor]:
     """Labels as the classifier's loss wants them, and as class numbers."""
-    one_hot = check_and_transform_label_format(np.asarray(y), nb_classes=classifier.nb_classes)
+    given = np.asarray(y)
+    if (
+        given.size
+        and (given.ndim == 1 or given.shape[1] == 1)
+        and not 0 <= given.min() <= given.max() < classifier.nb_classes
+    ):
+        raise ValueError(
+            f"y holds labels {given.min()} to {given.max()}; the classifier has {classifier.nb_classes} classes, from 0"
+        )
+    one_hot = check_and_transform_label_format(given, nb_classes=classifier.nb_classes)
     wanted = torch.from_numpy(np.asarray(classifier.reduce_labels(one_hot)))
     return wanted, torch.from_numpy(one_hot.argmax(1))
 
@@ -117,6 +126,8 @@ def validation_of(
     if data is None:
         return None
     images, (_, classes) = torch.from_numpy(np.asarray(data[0], np.float32)), labels_of(classifier, data[1])
+    if not len(images) or len(images) != len(classes):
+        raise ValueError(f"validation_data holds {len(images)} samples and {len(classes)} labels; give as many")
     logits = logits_of(classifier)
     return lambda: measured(classifier.model, logits, images, classes, adversary).shares()
 
@@ -127,8 +138,17 @@ def set_root(classifier: Any, model: nn.Module) -> None:
         classifier._model._model = model
 
 
+def check_scheduler(scheduler: Any, optimizer: Any) -> None:
+    """Something that steps, and steps this optimizer."""
+    if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+        raise ValueError(f"scheduler is {scheduler!r}; give a torch scheduler of the classifier's optimizer")
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ValueError("the scheduler was made for another optimizer; make it with classifier.optimizer")
+
+
 def hand_over(trainer: Trainer, x: Array, y: Array, batch: int, epochs: int, scheduler: Any, rest: Any) -> None:
     """Let one of ART's trainers train, with a scheduler that steps once an epoch as it should."""
+    check_scheduler(scheduler, trainer.get_classifier().optimizer)
     asked = {"batch_size": batch, "nb_epochs": epochs, **rest}
     if scheduler is None:
         trainer.fit(x, y, **asked)
@@ -166,6 +186,8 @@ def check_sizes(images: Tensor, labels: Tensor, batch_size: int, nb_epochs: int)
     """As many labels as samples, and sizes that are whole numbers."""
     if not len(images) or len(images) != len(labels):
         raise ValueError(f"x holds {len(images)} samples and y {len(labels)} labels; give as many, and at least one")
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError("x holds NaN or infinite numbers; leave those samples out")
     for name, value in (("batch_size", batch_size), ("nb_epochs", nb_epochs)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; give a whole number of at least 1")

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from art_lowrank.attack import lowrank_pgd
+from art_lowrank.attack.checks import check_images
+from art_lowrank.attack.lowrank import run
+from art_lowrank.attack.options import Options
+from art_lowrank.attack.oracle import ModelOracle
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -23,7 +26,10 @@ class Adversary(Protocol):
 
 @dataclass(frozen=True)
 class Pgd:
-    """`lowrank_pgd` as the inner attack: rank "full" is PGD with this package's schedule."""
+    """`lowrank_pgd` as the inner attack: rank "full" is PGD with this package's schedule.
+
+    Images whose gradient is zero are trained on as they are, without the warning that an evaluation gives.
+    """
 
     eps: float
     norm: float | str = 2
@@ -31,11 +37,21 @@ class Pgd:
     rank: int | float | str = "full"
     clip: tuple[float, float] | None = (0.0, 1.0)
 
+    def __post_init__(self) -> None:
+        """Refuse impossible settings now."""
+        self._options(0)
+
     def __call__(self, logits: Logits, x: Tensor, y: Tensor, number: int) -> Tensor:
-        found = lowrank_pgd(
-            logits, x, y, eps=self.eps, norm=self.norm, steps=self.steps, rank=self.rank, clip=self.clip, seed=number
+        images = x if x.ndim == 4 else x.reshape(len(x), 1, 1, -1)  # what is no image is one row
+        options = self._options(number)
+        check_images(images, options.clip)
+        found = run(ModelOracle(lambda moved: logits(moved.reshape(len(moved), *x.shape[1:]))), images, y, options)
+        return found.x.reshape(x.shape)
+
+    def _options(self, seed: int) -> Options:
+        return Options(
+            eps=self.eps, norm=self.norm, steps=self.steps, rank=self.rank, clip=self.clip, seed=seed, loss="auto"
         )
-        return found.x
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,13 @@ class SingleStep:
     norm: float | str = "inf"
     length: float = 1.25
     clip: tuple[float, float] | None = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings now."""
+        is_linf(self.norm)
+        for name in ("eps", "length"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give a finite number of at least 0")
 
     def __call__(self, logits: Logits, x: Tensor, y: Tensor, number: int) -> Tensor:
         flat = is_linf(self.norm)

@@ -28,6 +28,13 @@ class Folder:
     path: Path
     asked: Mapping[str, Any]
 
+    def make(self) -> None:
+        """Make the folder, before any time is spent."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{self.path} cannot be a folder for checkpoints ({error}); give another") from error
+
     def load(self) -> State | None:
         """The last state, or None where there is none yet."""
         path = self.path / LAST
@@ -50,7 +57,6 @@ class Folder:
 
     def _write(self, name: str, data: bytes) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             write_whole(self.path / name, data)
         except OSError as error:
             raise OSError(

@@ -61,8 +61,27 @@ class Learner:
             handle.load_state_dict(kept)
 
 
+class Good(NamedTuple):
+    """Weights and methods at the end of an epoch, kept in memory until the next one is done."""
+
+    weights: dict[str, Tensor]
+    handles: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, learner: Learner) -> Good:
+        weights = {name: value.clone() for name, value in learner.model.state_dict().items()}
+        return cls(weights, [handle.state_dict() for handle in learner.handles])
+
+    def bring_back(self, learner: Learner) -> None:
+        """The model as it was; the optimizer's moments, which may be NaN, are emptied."""
+        load_weights(learner.model, self.weights, "the last good epoch")
+        learner.optimizer.state.clear()
+        for handle, kept in zip(learner.handles, self.handles, strict=True):
+            handle.load_state_dict(kept)
+
+
 class Course(NamedTuple):
-    """How long, and who watches."""
+    """How long, and who watches. `patience` counts validations, so it does nothing without."""
 
     epochs: int
     seed: int = 0
@@ -84,7 +103,9 @@ def train(
     validate    measures the model after an epoch; what is best is decided by "robust" if it is there, else "clean"
     """
     history = _resumed(learner, folder) if resume and folder is not None else []
-    good = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    if folder is not None:
+        folder.make()
+    good = Good.of(learner)
     bar = tqdm(range(course.epochs), initial=len(history), desc="epochs", disable=not course.verbose)
     for number in range(len(history), course.epochs):
         if exhausted(history, course.patience):
@@ -92,9 +113,9 @@ def train(
         try:
             history.append(one_epoch(learner, batches, number, course.seed, validate))
         except Diverged:
-            load_weights(learner.model, good, "the last good epoch")
+            good.bring_back(learner)
             raise
-        good = {name: value.clone() for name, value in learner.model.state_dict().items()}
+        good = Good.of(learner)
         if folder is not None:
             keep(learner, folder, history)
         bar.set_postfix({name: f"{history[-1][name]:.4g}" for name in SHOWN if name in history[-1]})

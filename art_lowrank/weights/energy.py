@@ -37,6 +37,8 @@ def output_covariances(layers: Mapping[str, Plain], model: nn.Module, data: Iter
     def listen(name: str, layer: Plain) -> None:
         def hook(_: nn.Module, inputs: object, output: Tensor) -> None:
             rows = F.pad(rows_of(layer, output), (0, 1), value=1.0)
+            if not torch.isfinite(rows).all():
+                raise ValueError(f"layer {name!r} returns NaN or infinity on the data given; check data and weights")
             totals[name] = (rows.mT @ rows).double() + totals.get(name, 0)
 
         stack.callback(layer.register_forward_hook(hook).remove)

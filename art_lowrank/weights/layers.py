@@ -111,6 +111,7 @@ class LowRankLayer(nn.Module):
             parameter = getattr(self, name)
             if tuple(parameter.shape) != shape:
                 parameter.data = parameter.data.new_empty(shape)
+                parameter.requires_grad_(self.weight_s.requires_grad)  # dlrt holds u and v while it trains the core
 
     def extra_repr(self) -> str:
         bound = "" if math.isinf(self.max_cond) else f", max_cond={self.max_cond:g}"
