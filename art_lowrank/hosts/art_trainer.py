@@ -20,6 +20,7 @@ from art_lowrank.hosts.art_training import (
     adversary_of,
     check_classifier,
     check_scheduler,
+    check_settings,
     check_sizes,
     factorize_proxies,
     hand_over,
@@ -35,7 +36,6 @@ from art_lowrank.training.measure import architecture, fingerprint
 from art_lowrank.training.methods import DENSE, attach, options_of
 from art_lowrank.training.objectives import Objective
 from art_lowrank.weights import Handle, factorize, ranks_of
-from art_lowrank.weights.convert import check_keep
 
 
 class _Rest(NamedTuple):
@@ -99,10 +99,8 @@ class LowRankTrainer(Trainer):
         super().__init__(classifier)
         if warm_start:
             raise ValueError("warm_start=True is not in this version; leave it out")
-        if not 0 <= tighten <= 1:
-            raise ValueError(f"tighten is {tighten!r}; give a share of all steps in [0, 1]")
-        check_keep(keep)
         check_classifier(classifier)
+        check_settings(keep, tighten, seed)
         given = {"max_cond": max_cond} if method == "condlr" else {"keep": keep} if method == "dlrt" else {}
         self.options = options_of(method, {**given, **(options or {})})
         self.keep, self.method, self.ranks, self.skip, self.fresh = keep, method, ranks, tuple(skip), fresh
@@ -149,6 +147,8 @@ class LowRankTrainer(Trainer):
         images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
         labels, classes = labels_of(self.classifier, y)
         check_sizes(images, labels, batch_size, nb_epochs)
+        if patience is not None and validation_data is None:
+            raise ValueError(f"patience={patience} counts validations; give validation_data too, or leave patience out")
         look = inputs_of(self.classifier, images, self.seed)
         if self.trainer is not None:
             if checkpoint is not None or patience is not None:

@@ -20,6 +20,7 @@ from art_lowrank.hosts.art_oracle import Array, reaches_torch
 from art_lowrank.training.adversaries import Adversary, Logits
 from art_lowrank.training.measure import measured
 from art_lowrank.weights import factorize, ranks_of
+from art_lowrank.weights.convert import check_keep
 
 LOOK = 512  # images that decide about ranks
 
@@ -79,6 +80,15 @@ def check_classifier(classifier: Any) -> None:
         raise ValueError("Optimizer of classifier is currently None, but is required for low-rank training.")
     if not reaches_torch(classifier):
         raise ValueError("the classifier's preprocessing is not all torch; give it PyTorch defences, or none")
+
+
+def check_settings(keep: float, tighten: float, seed: int) -> None:
+    """Numbers that could never do."""
+    check_keep(keep)
+    if not 0 <= tighten <= 1:
+        raise ValueError(f"tighten is {tighten!r}; give a share of all steps in [0, 1]")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; give a whole number of at least 0")
 
 
 def logits_of(classifier: Any) -> Logits:
