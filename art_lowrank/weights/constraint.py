@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,27 +13,29 @@ from art_lowrank.weights.handle import Handle, layers_in
 from art_lowrank.weights.layers import FACTORS, LowRankLayer
 from art_lowrank.weights.retraction import retracted
 
+WORST = 1e6  # where the way down begins for a layer that has lost rank: float32 tells no more
+
 
 class Constraint(Handle):
     """The factors are made orthonormal and the singular values clamped into a band after every step.
 
-    The band around their mean is CondLR's (arXiv 2306.01485, whose tau is max_cond - 1). A spectrum that is a vector
-    instead of a matrix, plain Euclidean gradients, and the sign that goes into u instead of being lost are ours.
+    The bound is CondLR's (arXiv 2306.01485, whose tau is max_cond - 1). Ours: a spectrum that is a vector instead of a
+    matrix, plain Euclidean gradients, the nearest band instead of the one around the mean (so that a spectrum within
+    the bound stays as it is), and signs that go into u instead of being lost.
     """
 
     def __init__(self, optimizer: Optimizer, layers: Mapping[str, LowRankLayer], max_cond: float, over: int) -> None:
         super().__init__(optimizer)
         self.max_cond, self.over, self.steps = max_cond, over, 0
         self._layers = dict(layers)
-        self._first = {name: layer.cond() for name, layer in layers.items()} if over else {}
+        self._first = {name: min(WORST, layer.cond()) for name, layer in layers.items()} if over else {}
         self.enforce()
 
     def after(self) -> None:
         self.steps += 1
-        self.enforce()
+        self.settle()
 
-    @torch.no_grad()
-    def enforce(self) -> None:
+    def settle(self) -> None:
         """Retract every layer now; equal shapes together."""
         for name, layer in self._layers.items():
             layer.max_cond = self.bound(name)
@@ -79,13 +80,6 @@ def constrain(model: nn.Module, optimizer: Optimizer, *, max_cond: float = 1.5, 
     if isinstance(over, bool) or not isinstance(over, int) or over < 0:
         raise ValueError(f"over is {over!r}; give the number of steps the bound takes to come down, 0 for at once")
     layers = layers_in(model, optimizer)
-    for name, layer in layers.items():
-        kind = layer.weight_u.dtype
-        if math.isfinite(max_cond) and kind not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"{name} has parameters of {kind}, too coarse to hold a condition number; "
-                "keep them in float32 and train under torch.autocast"
-            )
     return Constraint(optimizer, layers, float(max_cond), over)
 
 

@@ -41,7 +41,8 @@ def factorize(
     It truncates and nothing else: no bound is set and nothing trained. Layers whose factors would not save parameters
     stay dense, and so do depthwise convolutions, weights shared between layers, and subclasses of the two layers.
     """
-    layers = {name: layer for name, layer in candidates(model).items() if name not in _known(model, skip)}
+    skipped = _known(model, skip)
+    layers = {name: layer for name, layer in candidates(model).items() if name not in skipped}
     if not layers:
         raise ValueError("the model has no Linear or Conv2d layer to factorise (subclasses and skipped ones are left)")
     if isinstance(ranks, str) or ranks is None:
@@ -66,7 +67,7 @@ def densify(model: nn.Module, *, pairs: bool = False, optimizer: Optimizer | Non
         plain = layer.pair() if pairs else layer.dense()
         weights = [own_weight(part) for part in plain.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
         for weight in weights:
-            weight.requires_grad_(layer.weight_u.requires_grad)
+            weight.requires_grad_(layer.weight_s.requires_grad)
         exchange(optimizer, layer.weight_u, weights, also=[layer.weight_s, layer.weight_v])
         model = replaced(model, layer, plain)
     return model
@@ -192,7 +193,7 @@ def exchange(
         return
     gone = {id(old), *map(id, also)}
     for group in optimizer.param_groups:
-        group["params"] = list(_exchanged(group["params"], old, new, gone))
+        group["params"][:] = list(_exchanged(group["params"], old, new, gone))  # LBFGS keeps this very list
     for parameter in (old, *also):
         optimizer.state.pop(parameter, None)
 

@@ -9,34 +9,37 @@ store together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from art_lowrank.weights.convert import exchange, low_rank_layers, stored
+from art_lowrank.weights.convert import low_rank_layers, stored
 from art_lowrank.weights.handle import Handle, layers_in
-from art_lowrank.weights.layers import FACTORS, LowRankLayer
+from art_lowrank.weights.layers import LowRankLayer, put
 from art_lowrank.weights.ranks import Shape, allocate, by_energy
 from art_lowrank.weights.retraction import orthonormal
 
 LEAST = 2  # the paper's smallest rank
+SIGNED = ("exp_avg", "momentum_buffer", "grad_avg", "prev", "ax")  # torch's moments that are not of squares
 
 
 class Dlrt(Handle):
     """The method at work on one optimizer; `enforce` ends a cycle early, which leaves diagonal cores."""
 
+    needs_gradients = True
+
     def __init__(self, optimizer: Optimizer, model: nn.Module, tolerance: float, cycle: int, room: int) -> None:
         super().__init__(optimizer)
         self.tolerance, self.cycle, self.room, self.steps = tolerance, cycle, room, 0
-        self._layers = low_rank_layers(model)
-        with torch.no_grad():
+        learning = low_rank_layers(model).items()
+        self._layers = {name: layer for name, layer in learning if layer.weight_u.requires_grad}
+        with self._exact():
             for layer in self._layers.values():
                 layer.retract_()  # the bases must be orthonormal before they are widened
 
-    @torch.no_grad()
     def before(self) -> None:
         """The first step of a cycle widens the bases; only the other parameters take that step."""
         if self.steps == 0:
@@ -46,16 +49,24 @@ class Dlrt(Handle):
     def after(self) -> None:
         self.steps += 1
         if self.steps >= self.cycle:
-            self.enforce()
+            self.settle()
 
-    @torch.no_grad()
-    def enforce(self) -> None:
+    def settle(self) -> None:
         """Truncate every layer that is widened."""
         wide = {name: layer for name, layer in self._layers.items() if layer.weight_s.ndim == 2}
         values = {name: torch.linalg.svdvals(layer.weight_s.double()) for name, layer in wide.items()}
         for name, rank in self._ranks(values).items():
             narrow(wide[name], rank, self.optimizer)
         self.steps = 0
+
+    def remove(self) -> None:
+        """End the cycle, and leave the optimizer moments of the shape the cores now have."""
+        self.enforce()
+        for layer in self._layers.values():
+            carry(
+                self.optimizer, layer.weight_s, lambda moment: moment.diagonal().clone() if moment.ndim == 2 else moment
+            )
+        super().remove()
 
     def _ranks(self, values: Mapping[str, Tensor]) -> dict[str, int]:
         """What the tolerance asks for, and no more than fits."""
@@ -98,21 +109,21 @@ def adapt(
 
 
 def widen(layer: LowRankLayer, optimizer: Optimizer) -> None:
-    """[u | du] and [v | dv] orthonormalised; the same W, with a core of twice the size that alone is trained."""
+    """[u | du] and [v | dv] orthonormalised; the same W, with a core of up to twice the size that alone is trained."""
     u, s, v = layer.weight_u.detach(), layer.weight_s.detach(), layer.weight_v.detach()
-    bases = [_widened(u, layer.weight_u.grad), _widened(v, layer.weight_v.grad)]
-    left, right = bases[0].mT @ u, v.mT @ bases[1]
-    _carry(optimizer, layer.weight_s, left, right)
-    _set(layer, optimizer, bases[0], left @ s.diag() @ right, bases[1], bases_learn=False)
+    if layer.weight_u.grad is None or layer.weight_v.grad is None:
+        return  # the layer took no part
+    left, right = _widened(u, layer.weight_u.grad), _widened(v, layer.weight_v.grad)
+    _carry(optimizer, layer.weight_s, left.mT @ u, v.mT @ right)
+    _set(layer, left, left.mT @ u @ s.diag() @ v.mT @ right, right, bases_learn=False)
 
 
 def narrow(layer: LowRankLayer, rank: int, optimizer: Optimizer) -> None:
     """The best copy of this rank, with a diagonal core; u and v are trained again."""
-    p, s, qt = torch.linalg.svd(layer.weight_s.detach())
-    rank = min(rank, len(s))
+    p, s, qt = torch.linalg.svd(layer.weight_s.detach(), full_matrices=False)
     left, right = p[:, :rank], qt[:rank].mT
     _carry(optimizer, layer.weight_s, left.mT, right)
-    _set(layer, optimizer, layer.weight_u.detach() @ left, s[:rank], layer.weight_v.detach() @ right, bases_learn=True)
+    _set(layer, layer.weight_u.detach() @ left, s[:rank], layer.weight_v.detach() @ right, bases_learn=True)
 
 
 def tolerated(values: Tensor, tolerance: float) -> int:
@@ -123,36 +134,32 @@ def tolerated(values: Tensor, tolerance: float) -> int:
     return max(min(LEAST, len(values)), fitting)
 
 
-def _widened(basis: Tensor, gradient: Tensor | None) -> Tensor:
+def _widened(basis: Tensor, gradient: Tensor) -> Tensor:
     """An orthonormal basis of the old one and the gradient, the old columns first; no wider than it is tall."""
-    if gradient is None:
-        return basis
-    size = gradient.norm().clamp_min(1e-30)
-    both = torch.cat([basis, gradient / size], 1)
+    both = torch.cat([basis, gradient / gradient.norm().clamp_min(1e-30)], 1)
     for _ in range(2):  # a second time, because columns of the gradient may nearly lie in the old basis
         both = orthonormal(both[:, : len(basis)])
     return both
 
 
-def _set(layer: LowRankLayer, optimizer: Optimizer, u: Tensor, s: Tensor, v: Tensor, *, bases_learn: bool) -> None:
-    """Other factors as new parameters, in the optimizer too: a graph that still lives would remember the old shapes."""
-    for name, value, learns in zip(FACTORS, (u, s, v), (bases_learn, True, bases_learn), strict=True):
-        old, new = getattr(layer, name), nn.Parameter(value.contiguous(), requires_grad=learns)
-        setattr(layer, name, new)
-        state = optimizer.state.pop(old, None)
-        exchange(optimizer, old, [new])
-        if state:
-            optimizer.state[new] = state
+def _set(layer: LowRankLayer, u: Tensor, s: Tensor, v: Tensor, *, bases_learn: bool) -> None:
+    for parameter, value in ((layer.weight_u, u), (layer.weight_s, s), (layer.weight_v, v)):
+        put(parameter, value)
+    layer.weight_u.requires_grad_(bases_learn)
+    layer.weight_v.requires_grad_(bases_learn)
+
+
+def carry(optimizer: Optimizer, core: nn.Parameter, moved: Callable[[Tensor], Tensor]) -> None:
+    """The optimizer's moments of the core, those of squares by way of their roots, in another form."""
+    state = optimizer.state.get(core, {})
+    for name, moment in state.items():
+        if isinstance(moment, Tensor) and moment.ndim:  # a step count has no axes
+            state[name] = moved(moment) if name in SIGNED else moved(moment.clamp_min(0).sqrt()).square()
 
 
 def _carry(optimizer: Optimizer, core: nn.Parameter, left: Tensor, right: Tensor) -> None:
-    """The optimizer's moments of the core in the new bases: m -> L m R, of squares v -> (L sqrt(v) R)^2."""
-    state = optimizer.state.get(core, {})
-    for name, moment in state.items():
-        if isinstance(moment, Tensor) and moment.ndim == 2 and moment.shape == (left.shape[1], right.shape[0]):
-            squared = "sq" in name
-            moved = left @ (moment.clamp_min(0).sqrt() if squared else moment) @ right
-            state[name] = moved.square() if squared else moved
+    """In other bases: m -> L m R, of squares v -> (L sqrt(v) R)^2."""
+    carry(optimizer, core, lambda moment: left @ (moment.diag() if moment.ndim == 1 else moment) @ right)
 
 
 def _shape(layer: LowRankLayer) -> Shape:

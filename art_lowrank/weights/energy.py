@@ -56,10 +56,11 @@ def output_covariances(layers: Mapping[str, Plain], model: nn.Module, data: Iter
 
 
 def rows_of(layer: Plain, output: Tensor) -> Tensor:
-    """The outputs of a layer, one row for every image and place, thinned out evenly; in float32 or wider."""
+    """The outputs of a layer, one row for every image and place, or a sample of them; in float32 or wider."""
     places = output.movedim(-3, -1) if isinstance(layer, nn.Conv2d) else output
     rows = places.reshape(-1, places.shape[-1])
-    rows = rows[:: max(1, -(-len(rows) // ROWS))]
+    if len(rows) > ROWS:  # at random: every so many rows would be the same few columns of every image
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:ROWS].to(rows.device)]
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
@@ -73,7 +74,7 @@ def batches(data: Iterable[object], model: nn.Module) -> Iterator[Tensor]:
             raise ValueError(
                 f"data holds {kind}; give a tensor of images, or batches that are tensors or (images, labels)"
             )
-        yield images.to(place.device, place.dtype)
+        yield images.to(place.device, place.dtype if images.is_floating_point() else None)
 
 
 @contextmanager

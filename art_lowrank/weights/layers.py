@@ -22,7 +22,7 @@ FACTORS = ("weight_u", "weight_s", "weight_v")
 class LowRankLayer(nn.Module):
     """What both layers share. `max_cond` is the bound on cond(W) they were last held to, infinite for none.
 
-    `weight_s` is a vector, but for the core steps of dlrt, when it is a matrix.
+    `weight_s` is a vector, but for the core steps of dlrt, when it is a matrix, perhaps not a square one.
     """
 
     bias: nn.Parameter | None
@@ -45,8 +45,8 @@ class LowRankLayer(nn.Module):
         rows, columns, rank = len(self.weight_u), len(self.weight_v), self.rank
         for factor in (self.weight_u, self.weight_v):
             factor.copy_(orthonormal(torch.randn(factor.shape, device=factor.device)))
-        flat = torch.full((rank,), math.sqrt(rows / (3 * rank)), device=self.weight_s.device)
-        self.weight_s.copy_(flat if self.weight_s.ndim == 1 else flat.diag())
+        flat = math.sqrt(rows / (3 * rank))
+        self.weight_s.copy_(torch.eye(*self.weight_s.shape) * flat if self.weight_s.ndim == 2 else torch.tensor(flat))
         if self.bias is not None:
             nn.init.uniform_(self.bias, -1 / math.sqrt(columns), 1 / math.sqrt(columns))
 
@@ -104,18 +104,30 @@ class LowRankLayer(nn.Module):
         shapes = [tuple(value.shape) for value in stored if value is not None]
         if len(shapes) < 3 or not shapes[1]:
             return
-        rank = shapes[1][0]
-        if shapes != [(len(self.weight_u), rank), (rank,) * len(shapes[1]), (len(self.weight_v), rank)]:
+        core = shapes[1]
+        if shapes != [(len(self.weight_u), core[0]), core, (len(self.weight_v), core[-1])]:
             return  # torch's own message says what does not fit
         for name, shape in zip(FACTORS, shapes, strict=True):
             parameter = getattr(self, name)
             if tuple(parameter.shape) != shape:
-                parameter.data = parameter.data.new_empty(shape)
+                put(parameter, parameter.data.new_empty(shape))
                 parameter.requires_grad_(self.weight_s.requires_grad)  # dlrt holds u and v while it trains the core
 
     def extra_repr(self) -> str:
         bound = "" if math.isinf(self.max_cond) else f", max_cond={self.max_cond:g}"
         return f"rank={self.rank}, bias={self.bias is not None}{bound}"
+
+
+def put(parameter: nn.Parameter, value: Tensor) -> None:
+    """Other values, also of another shape, in the same parameter; its gradient is void.
+
+    A graph that is still alive remembers the parameter's old shape, and would stand in the way of the next backward
+    pass. Changing the type in between makes torch forget it.
+    """
+    kind = torch.float32 if parameter.dtype == torch.float64 else torch.float64
+    parameter.grad = None
+    parameter.data = parameter.data.to(kind)
+    parameter.data = value.detach().clone(memory_format=torch.contiguous_format)
 
 
 class LowRankLinear(LowRankLayer):

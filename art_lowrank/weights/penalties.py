@@ -12,12 +12,15 @@ from torch.optim import Optimizer
 from art_lowrank.spectra import entropy_rank, numerical_rank
 from art_lowrank.weights.convert import candidates
 from art_lowrank.weights.energy import Plain
-from art_lowrank.weights.handle import Handle, layers_in
+from art_lowrank.weights.handle import Handle, check_precision, layers_in
 from art_lowrank.weights.layers import LowRankLayer
 
 
 def spectral_penalty(core: Tensor) -> Tensor:
-    """R(S) = |S^T S - a^2 I|_F with a^2 = |S|_F^2 / r (arXiv 2505.08022), for a core (r, r) or its diagonal (r,)."""
+    """R(S) = |S^T S - a^2 I|_F with a^2 = |S|_F^2 / r (arXiv 2505.08022), for a core or its diagonal (r,).
+
+    A core that is not square is taken the short way round, r its smaller side.
+    """
     size: Tensor = torch.linalg.vector_norm(_deviation(core))
     return size
 
@@ -26,26 +29,28 @@ def spectral_gradient(core: Tensor) -> Tensor:
     """dR/dS = 2 S (S^T S - a^2 I) / R(S), 0 where R is 0: autograd would give NaN there."""
     deviation = _deviation(core)
     size = torch.linalg.vector_norm(deviation)
-    raw = core * deviation if core.ndim == 1 else core @ deviation
+    wide = core.ndim == 2 and core.shape[0] < core.shape[1]
+    raw = core * deviation if core.ndim == 1 else deviation @ core if wide else core @ deviation
     gradient: Tensor = torch.where(size > 1e-12 * core.square().sum(), 2 * raw / size, torch.zeros_like(raw))
     return gradient
 
 
 def _deviation(core: Tensor) -> Tensor:
-    mean = core.square().sum() / len(core)
     if core.ndim == 1:
-        return core.square() - mean
-    return core.mT @ core - mean * torch.eye(len(core), dtype=core.dtype, device=core.device)
+        return core.square() - core.square().mean()
+    gram = core @ core.mT if core.shape[0] < core.shape[1] else core.mT @ core
+    return gram - gram.diagonal().mean() * torch.eye(len(gram), dtype=core.dtype, device=core.device)
 
 
 class SpectralPenalty(Handle):
     """Adds beta times the regulariser's gradient to that of every core before the step."""
 
+    needs_gradients = True
+
     def __init__(self, optimizer: Optimizer, layers: Mapping[str, LowRankLayer], beta: float) -> None:
         super().__init__(optimizer)
         self.beta, self._layers = beta, dict(layers)
 
-    @torch.no_grad()
     def before(self) -> None:
         for layer in self._layers.values():
             if layer.weight_s.grad is not None:
@@ -86,12 +91,11 @@ class Shrinking(Handle):
         if self.steps % self.every == 0:
             self._shrink(self.every)
 
-    def enforce(self) -> None:
+    def settle(self) -> None:
         """What is due since the last proximal step."""
         self._shrink(self.steps % self.every)
         self.steps -= self.steps % self.every
 
-    @torch.no_grad()
     def _shrink(self, steps: int) -> None:
         if not steps:
             return
@@ -128,6 +132,11 @@ def shrink(
         raise ValueError(f"every is {every!r}; give a number of steps of at least 1")
     if not (layers := candidates(model)):
         raise ValueError("the model has no Linear or Conv2d layer to shrink")
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, layer in layers.items():
+        check_precision(name, layer.weight)
+        if layer.weight.requires_grad and id(layer.weight) not in held:
+            raise ValueError(f"the optimizer does not hold {name}.weight; make it with all the model's parameters")
     return Shrinking(optimizer, layers, nuclear, sparse, every)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 ROUNDING = 2.4e-7  # of the two ends of the band, when they become float32
+TINY = 1e-12  # what counts as a singular value of 0: one that can still be multiplied and divided
 
 
 class Svd(NamedTuple):
@@ -31,22 +32,42 @@ def orthonormal(q: Tensor) -> Tensor:
 
 
 def retracted(u: Tensor, s: Tensor, v: Tensor, max_cond: Tensor) -> Svd:
-    """The factors after an optimizer's step, brought back: QR of u and v, |s| clamped around its mean.
+    """The factors after an optimizer's step, brought back: QR of u and v, |s| clamped into the nearest band.
 
     `max_cond` (...) is the bound on cond(W), infinite for none. The band is narrower than the bound by what rounding
     left of orthonormality, which is measured in float64, so that the float64 condition number of W is below the bound.
     """
     u, v = orthonormal(u * _signs(s)), orthonormal(v)
-    return Svd(u, banded(s.abs(), max_cond.to(u.device) / distortion(u) / distortion(v)), v)
+    ratio = max_cond.to(u.device) / distortion(u) / distortion(v)
+    return Svd(u, banded(s.abs(), ratio).to(s.dtype), v)
 
 
 def banded(s: Tensor, ratio: Tensor) -> Tensor:
-    """Positive values s (..., r) clamped to [c - e, c + e], c their mean, e = c (ratio - 1) / (ratio + 1)."""
-    centre = s.double().mean(-1, keepdim=True).clamp_min(1e-12)
-    ratio = (ratio.double().unsqueeze(-1) * (1 - ROUNDING)).clamp_min(1)
-    low = 2 * centre / (1 + ratio)  # 0 where there is no bound
-    high = torch.where(ratio.isinf(), ratio, (2 * centre) - low)
-    return s.double().clamp(low, high).to(s.dtype)
+    """The nearest values to s (..., r), in the sum of squares, of which none is more than `ratio` (...) times another.
+
+    They are s clamped to [a, ratio a], and a is the root of the distance's derivative, which rises in straight pieces
+    between the points where a clamp begins.
+    """
+    values, t = s.double().clamp_min(TINY), (ratio.double().unsqueeze(-1) * (1 - ROUNDING)).clamp_min(1)
+    rising = values.sort(dim=-1).values
+    corners = torch.cat([rising, rising / t], -1).sort(dim=-1).values
+    slope = _slope(rising, corners, t)
+    right = (slope < 0).sum(-1, keepdim=True).clamp(1, corners.shape[-1] - 1)
+    ends = [(corners.gather(-1, at), slope.gather(-1, at)) for at in (right - 1, right)]
+    (start, below), (end, above) = ends
+    low = start - below * (end - start) / (above - below).clamp_min(TINY)
+    within = t.isinf() | (s.amin(-1, keepdim=True) > 0) & (rising[..., -1:] <= t * rising[..., :1])
+    return torch.where(within, s.double(), values.clamp(low, low * t))
+
+
+def _slope(rising: Tensor, low: Tensor, t: Tensor) -> Tensor:
+    """Half the derivative of the distance to s clamped to [low, t low]: sum of (low - s)+ less t (s - t low)+."""
+    sums = torch.nn.functional.pad(rising.cumsum(-1), (1, 0))
+    below = torch.searchsorted(rising, low.contiguous())
+    upto = torch.searchsorted(rising, (t * low).contiguous(), right=True)
+    lifted = below * low - sums.gather(-1, below)
+    cut = sums[..., -1:] - sums.gather(-1, upto) - (rising.shape[-1] - upto) * t * low
+    return lifted - t * cut
 
 
 def distortion(q: Tensor) -> Tensor:
@@ -69,7 +90,10 @@ def condition(u: Tensor, core: Tensor, v: Tensor) -> float:
     left = torch.linalg.qr(u.detach().double(), mode="r").R
     right = torch.linalg.qr(v.detach().double(), mode="r").R
     core = core.detach().double()
-    values = torch.linalg.svdvals(left @ (core.diag() if core.ndim == 1 else core) @ right.mT)
+    product = left @ (core.diag() if core.ndim == 1 else core) @ right.mT
+    if not bool(torch.isfinite(product).all()):
+        return math.nan
+    values = torch.linalg.svdvals(product)
     return float(values[0] / values[-1]) if values[-1] > 0 else math.inf
 
 

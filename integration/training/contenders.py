@@ -17,7 +17,7 @@ from torch.optim import SGD, Optimizer
 from art_lowrank.training.methods import attach
 from art_lowrank.weights import Handle, densify, factorize, ranks_of
 
-RATES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)  # the same six for everybody
+RATES = (0.01, 0.016, 0.025, 0.04, 0.063, 0.1)  # the same six for everybody
 MOMENTUM, LOOK = 0.9, 512
 
 Built = tuple[nn.Module, Optimizer, list[Handle]]
@@ -83,23 +83,25 @@ def of(name: str, keep: float, build: Callable[..., Built], **settings: Any) -> 
 
 
 OURS = {"rule": "activation", "method": "condlr"}
+
+
+def at(keep: float) -> tuple[Contender, ...]:
+    """What is compared at one share of parameters."""
+    return (
+        of("condlr 1.5", keep, low_rank, **OURS, max_cond=1.5),
+        of("vanilla U s V", keep, low_rank, rule="activation", method="none"),
+        of("CondLR, our implementation", keep, condlr, max_cond=1.5),
+        of("orthonormal, no clamp", keep, low_rank, **OURS, max_cond=math.inf),
+        of("condlr 1.5, uniform ranks", keep, low_rank, rule="uniform", method="condlr", max_cond=1.5),
+    )
+
+
 CONTENDERS = (
     of("dense", 1, dense),
-    of("dense, nuclear 1e-2", 1, shrinking, nuclear=1e-2),
-    *(
-        contender
-        for keep in (0.2, 0.07)
-        for contender in (
-            of("condlr 1.5", keep, low_rank, **OURS, max_cond=1.5),
-            of("orthonormal, no clamp", keep, low_rank, **OURS, max_cond=math.inf),
-            of("condlr 1.5, uniform ranks", keep, low_rank, rule="uniform", method="condlr", max_cond=1.5),
-            of("vanilla U s V", keep, low_rank, rule="activation", method="none"),
-            of("CondLR, our implementation", keep, condlr, max_cond=1.5),
-        )
-    ),
-    of("condlr 1.1", 0.2, low_rank, **OURS, max_cond=1.1),
-    of("orthonormal, penalty 0.05", 0.2, low_rank, **OURS, max_cond=math.inf, beta=0.05),
+    *at(0.07),
+    *at(0.2),
     of("vanilla U V", 0.2, two_factors),
-    of("CondLR, our implementation, mean", 0.2, condlr, variant="mean"),
     of("dlrt", 0.2, low_rank, rule="activation", method="dlrt", beta=0.05, tolerance=0.1),
+    of("orthonormal, penalty 0.05", 0.2, low_rank, **OURS, max_cond=math.inf, beta=0.05),
+    of("dense, nuclear 1e-2", 1, shrinking, nuclear=1e-2),
 )

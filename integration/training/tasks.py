@@ -42,7 +42,7 @@ TASKS = {
         tested_on="mnist_test[:2000]",
         ball="linf eps=0.1",
         eps=0.1,
-        epochs=6,
+        epochs=8,
         batch=100,
         objective=Objective(),
     ),

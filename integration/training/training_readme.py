@@ -16,7 +16,7 @@ END = "<!-- end of training -->"
 
 
 FROM_SCRATCH = """
-LeNet5 on 8,000 MNIST images from scratch, 6 epochs of SGD with momentum 0.9. Of six learning rates each contender has
+LeNet5 on 8,000 MNIST images from scratch, 8 epochs of SGD with momentum 0.9. Of six learning rates each contender has
 the one that was best on 2,000 other images with one seed; then seeds 0, 1, 2. Clean accuracy on 2,000 test images,
 robust accuracy under {judge}.
 Means over seeds; intervals are 95 %, paired over images. cond(W) is the largest of the low-rank layers at the end.
