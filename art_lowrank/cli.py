@@ -47,6 +47,9 @@ def _from_toml(context: click.Context, _: click.Parameter, path: Path | None) ->
     known = {parameter.name for parameter in context.command.params}
     if unknown := sorted(found.keys() - known):
         raise click.BadParameter(f"{path} sets {unknown[0]!r}; known are {', '.join(sorted(map(str, known)))}")
+    for name, value in found.items():
+        if not isinstance(value, str | int | float | bool):
+            raise click.BadParameter(f"{path} sets {name} to {value!r}; give a number, a text, true or false")
     context.default_map = found
     return path
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
-from art.utils import check_and_transform_label_format
 from torch import Tensor
 
 from art_lowrank.hosts.art_oracle import Array
 from art_lowrank.hosts.art_training import (
     adversary_of,
     check_classifier,
+    check_course,
     check_scheduler,
     check_settings,
     check_sizes,
@@ -27,11 +27,14 @@ from art_lowrank.hosts.art_training import (
     inputs_of,
     labels_of,
     logits_of,
+    one_hot_of,
+    one_pass,
     set_root,
     validation_of,
 )
 from art_lowrank.training.checkpoint import Folder
-from art_lowrank.training.loop import Batch, Course, Epoch, Learner, shuffled, train
+from art_lowrank.training.learner import Epoch, Learner
+from art_lowrank.training.loop import Batch, Course, seeded, shuffled, train
 from art_lowrank.training.measure import architecture, fingerprint
 from art_lowrank.training.methods import DENSE, attach, options_of
 from art_lowrank.training.objectives import Objective
@@ -146,18 +149,18 @@ class LowRankTrainer(Trainer):
         """
         images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
         labels, classes = labels_of(self.classifier, y)
-        check_sizes(images, labels, batch_size, nb_epochs)
-        if patience is not None and validation_data is None:
-            raise ValueError(f"patience={patience} counts validations; give validation_data too, or leave patience out")
+        check_sizes(images, labels)
+        check_course(batch_size, nb_epochs, patience, validation_data is not None)
         look = inputs_of(self.classifier, images, self.seed)
         if self.trainer is not None:
             if checkpoint is not None or patience is not None:
                 raise ValueError(f"{type(self.trainer).__name__} trains by itself; leave checkpoint and patience out")
             self._prepare(look, None, nb_epochs * math.ceil(len(x) / batch_size))
             factorize_proxies(self.trainer, self.classifier.model)
-            extra = {**kwargs, **({} if validation_data is None else {"validation_data": validation_data})}
-            one_hot = check_and_transform_label_format(np.asarray(y), nb_classes=self.classifier.nb_classes)
-            hand_over(self.trainer, images.numpy(), one_hot, batch_size, nb_epochs, scheduler, extra)
+            if validation_data is not None:
+                kwargs["validation_data"] = validation_data[0], one_hot_of(self.classifier, validation_data[1])
+            one_hot = one_hot_of(self.classifier, y)
+            hand_over(self.trainer, images.numpy(), one_hot, batch_size, nb_epochs, scheduler, kwargs)
             for handle in self.handles:  # AWP takes its perturbation back after the optimizer's step
                 handle.enforce()
             return
@@ -184,30 +187,25 @@ class LowRankTrainer(Trainer):
         """
         if self.trainer is not None:
             raise ValueError("fit_generator does its own training; call it on the trainer you gave, or use fit")
+        check_course(generator.batch_size, nb_epochs, patience, validation_data is not None)
         if generator.size is None:
             raise ValueError("the generator's size is None; give the number of samples of an epoch")
         number = math.ceil(generator.size / generator.batch_size)
 
         def batches(epoch: int) -> Iterable[Batch]:
-            for _ in range(number):
-                x, y = generator.get_batch()
+            for x, y in one_pass(generator):
                 labels = labels_of(self.classifier, y)[0].to(self.classifier.device)
                 yield torch.from_numpy(np.asarray(x, dtype=np.float32)).to(self.classifier.device), labels
 
         def first() -> Tensor:
-            return torch.from_numpy(np.asarray(generator.get_batch()[0], dtype=np.float32))
+            return torch.from_numpy(np.asarray(next(one_pass(generator))[0], dtype=np.float32))
 
         data = f"generator of {generator.size}"
         rest = _Rest(data, generator.batch_size, validation_data, scheduler, checkpoint, resume)
         self._train(batches, first, number, Course(nb_epochs, self.seed, patience, self.verbose), rest)
 
     def predict(self, x: Array, **kwargs: Any) -> Array:
-        """
-        The classifier's predictions.
-
-        :param x: Samples.
-        :param kwargs: Passed on to the classifier's `predict`.
-        """
+        """The classifier's predictions; keywords go to its own `predict`."""
         found: Array = self.classifier.predict(x, **kwargs)
         return found
 
@@ -241,16 +239,16 @@ class LowRankTrainer(Trainer):
         classifier = self.classifier
         if self.method not in DENSE and not ranks_of(classifier.model):
             chosen = ranks if ranks else self.ranks
-            data = look() if chosen in (None, "activation") else None
-            model = factorize(
-                classifier.model,
-                keep=self.keep,
-                ranks=chosen,
-                data=data,
-                skip=self.skip,
-                optimizer=classifier.optimizer,
-                fresh=self.fresh,
-            )
+            with seeded(self.seed, 0):
+                model = factorize(
+                    classifier.model,
+                    keep=self.keep,
+                    ranks=chosen,
+                    data=look() if chosen in (None, "activation") else None,
+                    skip=self.skip,
+                    optimizer=classifier.optimizer,
+                    fresh=self.fresh,
+                )
             set_root(classifier, model)
         if not self.handles:
             over = {"over": round(self.tighten * steps)} if self.method == "condlr" and self.tighten else {}
@@ -271,6 +269,7 @@ class LowRankTrainer(Trainer):
             "attack": repr(objective.adversary),
             "beta": objective.beta if objective.name == "trades" else None,
             "loss": type(objective.loss).__name__,
+            "preprocessing": str(self.classifier.preprocessing_operations),
             "seed": self.seed,
             "batch_size": rest.batch_size,
             "data": rest.data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
+from art.data_generators import DataGenerator, NumpyDataGenerator, PyTorchDataGenerator
 from art.defences.trainer import AdversarialTrainer, AdversarialTrainerMadryPGD, Trainer
 from art.estimators.classification.pytorch import PyTorchClassifier
 from art.utils import check_and_transform_label_format
@@ -48,6 +50,8 @@ def adversary_of(attack: Any, classifier: Any) -> Adversary | None:
     if attack is None:
         return None
     if isinstance(attack, EvasionAttack):
+        if getattr(attack, "targeted", False):
+            raise ValueError("the attack is targeted; in training it must go away from the label: targeted=False")
         if attack.estimator is not classifier:
             raise ValueError("the attack was made for another classifier; make it with the one that is trained")
         return ArtAdversary(attack)
@@ -62,12 +66,12 @@ def quiet(attack: Any) -> Iterator[None]:
     """No progress bar of the attack for the time of the block."""
     before = getattr(attack, "verbose", None)
     if before:
-        attack.verbose = False
+        attack.set_params(verbose=False)  # PGD hands it on to the attack inside
     try:
         yield
     finally:
         if before:
-            attack.verbose = before
+            attack.set_params(verbose=before)
 
 
 def check_classifier(classifier: Any) -> None:
@@ -103,20 +107,22 @@ def logits_of(classifier: Any) -> Logits:
     return logits
 
 
+def one_hot_of(classifier: Any, y: Array) -> Array:
+    """Labels of shape (n,), (n, 1) or (n, classes) as one row of classes each."""
+    given, classes = np.asarray(y), classifier.nb_classes
+    numbers = given.ndim == 1 or given.shape[1] == 1
+    if not numbers and given.shape[1] != classes:
+        raise ValueError(f"y has labels of {given.shape[1]} classes; the classifier has {classes}")
+    if numbers and given.size and not 0 <= given.min() <= given.max() < classes:
+        raise ValueError(f"y holds labels {given.min()} to {given.max()}; the classifier has {classes} classes, from 0")
+    found: Array = check_and_transform_label_format(given, nb_classes=classes)
+    return found
+
+
 def labels_of(classifier: Any, y: Array) -> tuple[Tensor, Tensor]:
     """Labels as the classifier's loss wants them, and as class numbers."""
-    given = np.asarray(y)
-    if (
-        given.size
-        and (given.ndim == 1 or given.shape[1] == 1)
-        and not 0 <= given.min() <= given.max() < classifier.nb_classes
-    ):
-        raise ValueError(
-            f"y holds labels {given.min()} to {given.max()}; the classifier has {classifier.nb_classes} classes, from 0"
-        )
-    one_hot = check_and_transform_label_format(given, nb_classes=classifier.nb_classes)
-    wanted = torch.from_numpy(np.asarray(classifier.reduce_labels(one_hot)))
-    return wanted, torch.from_numpy(one_hot.argmax(1))
+    one_hot = one_hot_of(classifier, y)
+    return torch.from_numpy(np.asarray(classifier.reduce_labels(one_hot))), torch.from_numpy(one_hot.argmax(1))
 
 
 def inputs_of(classifier: Any, images: Tensor, seed: int) -> Callable[[], Tensor]:
@@ -142,6 +148,18 @@ def validation_of(
     return lambda: measured(classifier.model, logits, images, classes, adversary).shares()
 
 
+def one_pass(generator: DataGenerator) -> Iterator[tuple[Array, Array]]:
+    """The batches of one epoch, from the beginning of the generator's data where that can be had."""
+    if isinstance(generator, PyTorchDataGenerator):
+        for x, y, *_ in generator.iterator:
+            yield x.numpy(), y.numpy()
+    elif isinstance(generator, NumpyDataGenerator):
+        yield from iter(generator)
+    else:
+        for _ in range(math.ceil(generator.size / generator.batch_size)):
+            yield generator.get_batch()
+
+
 def set_root(classifier: Any, model: nn.Module) -> None:
     """Exchange the whole module of a classifier: `set_params(model=...)` would break its wrapper."""
     if classifier.model is not model:
@@ -159,6 +177,8 @@ def check_scheduler(scheduler: Any, optimizer: Any) -> None:
 def hand_over(trainer: Trainer, x: Array, y: Array, batch: int, epochs: int, scheduler: Any, rest: Any) -> None:
     """Let one of ART's trainers train, with a scheduler that steps once an epoch as it should."""
     check_scheduler(scheduler, trainer.get_classifier().optimizer)
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ValueError(f"ReduceLROnPlateau needs a measurement, which {type(trainer).__name__} does not give it")
     asked = {"batch_size": batch, "nb_epochs": epochs, **rest}
     if scheduler is None:
         trainer.fit(x, y, **asked)
@@ -192,12 +212,18 @@ def _passing(scheduler: Any) -> Any:
     return Passing(scheduler.step)
 
 
-def check_sizes(images: Tensor, labels: Tensor, batch_size: int, nb_epochs: int) -> None:
-    """As many labels as samples, and sizes that are whole numbers."""
+def check_sizes(images: Tensor, labels: Tensor) -> None:
+    """As many labels as samples, and numbers that are finite."""
     if not len(images) or len(images) != len(labels):
         raise ValueError(f"x holds {len(images)} samples and y {len(labels)} labels; give as many, and at least one")
     if not bool(torch.isfinite(images).all()):
         raise ValueError("x holds NaN or infinite numbers; leave those samples out")
+
+
+def check_course(batch_size: int, nb_epochs: int, patience: int | None, validated: bool) -> None:
+    """Numbers of batches and epochs that can be."""
     for name, value in (("batch_size", batch_size), ("nb_epochs", nb_epochs)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; give a whole number of at least 1")
+    if patience is not None and not validated:
+        raise ValueError(f"patience={patience} counts validations; give validation_data too, or leave patience out")

@@ -2,7 +2,8 @@
 
 from art_lowrank.training.adversaries import Pgd, SingleStep
 from art_lowrank.training.checkpoint import Folder
-from art_lowrank.training.loop import Diverged, Learner, train
+from art_lowrank.training.learner import Diverged, Learner
+from art_lowrank.training.loop import train
 from art_lowrank.training.methods import METHODS, attach
 from art_lowrank.training.objectives import OBJECTIVES, Objective
 

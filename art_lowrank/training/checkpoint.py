@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
+import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from art_lowrank.files import write_whole
@@ -47,7 +48,7 @@ class Folder:
     def save(self, state: State) -> None:
         """Keep this as the last state."""
         buffer = io.BytesIO()
-        torch.save({**state, "asked": dict(self.asked)}, buffer)
+        torch.save(plain({**state, "asked": self.asked}), buffer)
         self._write(LAST, buffer.getvalue())
 
     def save_best(self, model: nn.Module, notes: Mapping[str, Any]) -> None:
@@ -65,24 +66,49 @@ class Folder:
             ) from error
 
     def _same_configuration(self, other: Mapping[str, Any]) -> None:
-        for name in sorted({*self.asked, *other}):
-            if self.asked.get(name) != other.get(name):
+        asked = plain(self.asked)
+        for name in sorted({*asked, *other}):
+            if asked.get(name) != other.get(name):
                 raise ValueError(
-                    f"{self.path} holds training with {name}={other.get(name)!r}, asked is {self.asked.get(name)!r}; "
-                    "give another folder, or resume=False to begin anew in this one"
+                    f"{self.path} holds training with {name}={other.get(name)!r}, asked is {asked.get(name)!r}; "
+                    "give another folder, or resume=False to begin anew in this one (--no-resume)"
                 )
 
 
 def read(path: str | Path) -> State:
     """What `Folder.save` wrote; tensors and plain values only, nothing in the file is executed."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, BadZipFile, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged or no checkpoint ({reason}); delete it to begin anew") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles by others, which are refused anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the format's readers raise a dozen kinds, all for the same reason
+        raise ValueError(f"{path} is damaged or no checkpoint ({reason(error)}); delete it to begin anew") from error
     if not isinstance(state, dict) or not {"model", "optimizer", "history", "asked"} <= state.keys():
         raise ValueError(f"{path} is no checkpoint of art_lowrank; delete it to begin anew")
     return state
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    try:
+        return load_file(Path(path))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({reason(error)})") from error
+
+
+def reason(error: Exception) -> str:
+    """An exception in a few words."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 120 else f"{words[:120]}..."
+
+
+def plain(value: Any) -> Any:
+    """The same with numbers of numpy, which weights_only refuses, as Python's own."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
@@ -90,5 +116,5 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: object
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines()[1:2])
-        raise ValueError(f"{source} holds weights of another architecture: {reason}") from error
+        first = " ".join(line.strip() for line in str(error).splitlines()[1:2])
+        raise ValueError(f"{source} holds weights of another architecture: {first}") from error

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
-from zipfile import BadZipFile
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from art_lowrank.demo.digits import digits
+from art_lowrank.training.checkpoint import reason
+
+NAMES = ("x_train", "y_train", "x_test", "y_test")
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Images(NamedTuple):
@@ -52,36 +55,49 @@ def load(name: str, folder: str | Path = "data") -> Data:
 
 def _npz(path: Path) -> tuple[Images, Images]:
     """Arrays x_train, y_train, x_test, y_test; images (n, h, w), (n, h, w, c) or (n, c, h, w), uint8 or in [0, 1]."""
+    arrays = _arrays(path)
+    if missing := [name for name in NAMES if name not in arrays]:
+        raise ValueError(f"{path} holds no array {missing[0]!r}; it needs {', '.join(NAMES)}")
+    x_train, x_test = (images_of(arrays[name], f"{path}: {name}") for name in ("x_train", "x_test"))
+    y_train, y_test = (classes_of(arrays[name], f"{path}: {name}") for name in ("y_train", "y_test"))
+    for part, x, y, least in (("train", x_train, y_train, 2), ("test", x_test, y_test, 1)):
+        if len(x) < least or len(x) != len(y):
+            raise ValueError(f"{path}: {len(x)} images and {len(y)} labels in {part}; give as many, at least {least}")
+    if x_train.shape[1:] != x_test.shape[1:]:
+        shapes = tuple(x_train.shape[1:]), tuple(x_test.shape[1:])
+        raise ValueError(f"{path}: images of {shapes[0]} in x_train, of {shapes[1]} in x_test")
+    return Images(x_train, y_train), Images(x_test, y_test)
+
+
+def _arrays(path: Path) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in ("x_train", "y_train", "x_test", "y_test") if name not in file]
-            if missing:
-                raise ValueError(f"{path} holds no array {missing[0]!r}; it needs x_train, y_train, x_test, y_test")
-            arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    except (OSError, BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); give an .npz file written by numpy.savez") from error
-    parts = []
-    for part in ("train", "test"):
-        x, y = images_of(arrays[f"x_{part}"], path), torch.from_numpy(arrays[f"y_{part}"].astype(np.int64).reshape(-1))
-        if not len(x) or len(x) != len(y) or int(y.min()) < 0:
-            raise ValueError(f"{path}: {len(x)} images and {len(y)} labels in {part}; as many, labels from 0")
-        parts.append(Images(x, y))
-    return parts[0], parts[1]
+            return {name: file[name] for name in NAMES if name in file}
+    except Exception as error:  # zip, npy and pickle readers raise a dozen kinds, all for the same reason
+        raise ValueError(f"{path} cannot be read ({reason(error)}); give an .npz file of numpy.savez") from error
 
 
-def images_of(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], path: Path) -> Tensor:
+def images_of(array: Array, name: str) -> Tensor:
     """An array of images as float32 (n, c, h, w) in [0, 1]."""
-    x = torch.from_numpy(np.ascontiguousarray(array))
-    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    if x.ndim == 3:
-        x = x.unsqueeze(1)
-    if x.ndim != 4:
-        raise ValueError(f"{path} holds images of shape {tuple(x.shape)}; give (n, h, w), (n, h, w, c) or (n, c, h, w)")
+    if array.dtype.kind not in "uif" or array.ndim not in (3, 4):
+        raise ValueError(
+            f"{name} holds {array.dtype} images of shape {array.shape}; give (n, h, w), (n, h, w, c) or (n, c, h, w)"
+        )
+    scale = 255 if array.dtype == np.uint8 else 1
+    x = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) / scale
+    x = x.unsqueeze(1) if x.ndim == 3 else x
     if x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
         x = x.movedim(-1, 1)
-    if not bool(torch.isfinite(x).all()) or float(x.min()) < 0 or float(x.max()) > 1:
-        raise ValueError(f"{path} holds pixels from {x.min():g} to {x.max():g}; give uint8, or numbers in [0, 1]")
+    if x.numel() and not (bool(torch.isfinite(x).all()) and float(x.min()) >= 0 and float(x.max()) <= 1):
+        raise ValueError(f"{name} holds pixels from {x.min():g} to {x.max():g}; give uint8, or numbers in [0, 1]")
     return x.contiguous()
+
+
+def classes_of(array: Array, name: str) -> Tensor:
+    """An array of labels as class numbers (n,)."""
+    if array.dtype.kind not in "uif" or (array.size and (array.min() < 0 or np.any(array != np.floor(array)))):
+        raise ValueError(f"{name} holds {array.dtype}; give class numbers, labels from 0")
+    return torch.from_numpy(array.astype(np.int64).reshape(-1))
 
 
 def _torchvision(name: str, folder: Path, train: bool) -> Images:
@@ -97,6 +113,8 @@ def _torchvision(name: str, folder: Path, train: bool) -> Images:
     except TypeError as error:
         raise ValueError(f"torchvision's {name} is not split by train=True; write it to an .npz file first") from error
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"torchvision could not download {name} ({error}); put its files into {folder}") from error
+        raise ValueError(
+            f"torchvision could not download {name} ({reason(error)}); put its files into {folder}"
+        ) from error
     pairs = [found[index] for index in range(len(found))]
     return Images(torch.stack([image for image, _ in pairs]), torch.tensor([int(label) for _, label in pairs]))

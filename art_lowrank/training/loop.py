@@ -7,77 +7,18 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from art_lowrank.training.adversaries import Logits
-from art_lowrank.training.checkpoint import Folder, State, load_weights
-from art_lowrank.training.objectives import Objective
-from art_lowrank.weights import Handle, low_rank_layers, ranks_of
+from art_lowrank.training.checkpoint import Folder
+from art_lowrank.training.learner import Diverged, Epoch, Good, Learner, check_weights, spectrum
 
 Batch = tuple[Tensor, Tensor]
-Epoch = dict[str, Any]  # what is known of one epoch, plain values
 SHOWN = ("loss", "clean", "robust", "cond")  # of an epoch, beside the progress bar
-
-
-class Diverged(ArithmeticError):
-    """The loss became NaN or infinite; the model is back at the end of the last good epoch."""
-
-
-@dataclass(frozen=True)
-class Learner:
-    """What is trained, by what. `logits` is the model, or the model behind a host's preprocessing."""
-
-    model: nn.Module
-    logits: Logits
-    optimizer: Optimizer
-    objective: Objective
-    handles: Sequence[Handle] = ()
-    scheduler: Any = None
-
-    def state(self) -> State:
-        """Everything that changes in training, to be saved."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "handles": [handle.state_dict() for handle in self.handles],
-            "ranks": ranks_of(self.model),
-        }
-
-    def load(self, state: State, source: object) -> None:
-        """Back to where `state` was taken."""
-        load_weights(self.model, state["model"], source)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        for handle, kept in zip(self.handles, state["handles"], strict=True):
-            handle.load_state_dict(kept)
-
-
-class Good(NamedTuple):
-    """Weights and methods at the end of an epoch, kept in memory until the next one is done."""
-
-    weights: dict[str, Tensor]
-    handles: list[dict[str, Any]]
-
-    @classmethod
-    def of(cls, learner: Learner) -> Good:
-        weights = {name: value.clone() for name, value in learner.model.state_dict().items()}
-        return cls(weights, [handle.state_dict() for handle in learner.handles])
-
-    def bring_back(self, learner: Learner) -> None:
-        """The model as it was; the optimizer's moments, which may be NaN, are emptied."""
-        load_weights(learner.model, self.weights, "the last good epoch")
-        learner.optimizer.state.clear()
-        for handle, kept in zip(learner.handles, self.handles, strict=True):
-            handle.load_state_dict(kept)
 
 
 class Course(NamedTuple):
@@ -136,12 +77,15 @@ def one_epoch(
     rate = float(learner.optimizer.param_groups[0]["lr"])
     with seeded(seed, number):
         losses, right, images = steps(learner, batches(number), number, seed)
+        check_weights(learner.model, number)
         for handle in learner.handles:
             handle.enforce()
         measured = validate() if validate is not None else {}
     mean = losses / max(1, images)
-    advance(learner.scheduler, -goodness(measured) if measured else mean)
     known = {"epoch": number + 1, "loss": mean, "accuracy": right / max(1, images), "lr": rate, **measured}
+    if not all(handle.ready for handle in learner.handles):
+        known["ready"] = False
+    advance(learner.scheduler, known)
     return {**known, **spectrum(learner), "seconds": time.perf_counter() - started}
 
 
@@ -165,17 +109,6 @@ def steps(learner: Learner, batches: Iterable[Batch], epoch: int, seed: int) -> 
     return losses, right, images
 
 
-def spectrum(learner: Learner) -> Epoch:
-    """The worst condition number and the parameters' ranks after an epoch; effective ranks where weights are dense."""
-    found: Epoch = {}
-    layers = low_rank_layers(learner.model)
-    if layers:
-        found = {"cond": max(layer.cond() for layer in layers.values()), "ranks": ranks_of(learner.model)}
-    for handle in learner.handles:
-        found |= handle.notes()
-    return found
-
-
 def keep(learner: Learner, folder: Folder, history: list[Epoch]) -> None:
     """The best weights, if this epoch is the best, then the last state: a kill in between repeats the epoch."""
     if len(history) == best_of(history) + 1 and goodness(history[-1]) > -math.inf:
@@ -184,7 +117,12 @@ def keep(learner: Learner, folder: Folder, history: list[Epoch]) -> None:
 
 
 def goodness(epoch: Epoch) -> float:
-    """What makes an epoch the best: accuracy under attack where it was measured, else clean accuracy."""
+    """What makes an epoch the best: accuracy under attack where it was measured, else clean accuracy.
+
+    One whose bound was still on its way down is none.
+    """
+    if not epoch.get("ready", True):
+        return -math.inf
     return next((float(epoch[name]) for name in ("robust", "clean") if name in epoch), -math.inf)
 
 
@@ -198,14 +136,18 @@ def exhausted(history: Sequence[Epoch], patience: int | None) -> bool:
     return patience is not None and bool(history) and len(history) - 1 - best_of(history) >= patience
 
 
-def advance(scheduler: Any, measure: float) -> None:
-    """One step of any scheduler, once an epoch; ReduceLROnPlateau is shown a number that should fall."""
+def advance(scheduler: Any, epoch: Epoch) -> None:
+    """One step of any scheduler, once an epoch; ReduceLROnPlateau is shown accuracy, or what should fall instead."""
     if scheduler is None:
         return
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        scheduler.step(measure if scheduler.mode == "min" else -measure)
-    else:
+    if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
         scheduler.step()
+        return
+    accuracy = next((float(epoch[name]) for name in ("robust", "clean") if name in epoch), None)
+    if scheduler.mode == "max":
+        scheduler.step(epoch["accuracy"] if accuracy is None else accuracy)
+    else:
+        scheduler.step(epoch["loss"] if accuracy is None else 1 - accuracy)
 
 
 @contextmanager

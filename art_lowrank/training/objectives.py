@@ -36,6 +36,8 @@ class Objective:
         """Names and needs, checked once."""
         if self.name not in OBJECTIVES:
             raise ValueError(f"objective is {self.name!r}; give one of {', '.join(map(repr, OBJECTIVES))}")
+        if not 0 <= self.beta < float("inf"):
+            raise ValueError(f"beta is {self.beta!r}; give a finite weight of at least 0")
         if self.name == "standard" and self.adversary is not None:
             raise ValueError("objective='standard' trains on clean images; use 'madry' or 'trades' with an attack")
         if self.name != "standard" and self.adversary is None:

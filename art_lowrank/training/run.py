@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from art_lowrank.attack.oracle import evaluating
 from art_lowrank.record import versions
 from art_lowrank.training import card
 from art_lowrank.training.adversaries import Adversary, Pgd, SingleStep
-from art_lowrank.training.checkpoint import BEST, LAST, Folder, load_weights
+from art_lowrank.training.checkpoint import BEST, LAST, Folder, load_weights, read_weights, reason
 from art_lowrank.training.data import Data, load
-from art_lowrank.training.loop import Course, Epoch, Learner, best_of, shuffled, train
+from art_lowrank.training.learner import Epoch, Learner
+from art_lowrank.training.loop import Course, best_of, shuffled, train
 from art_lowrank.training.measure import Right, fingerprint, measured
 from art_lowrank.training.methods import DENSE, attach, options_of
 from art_lowrank.training.objectives import Objective
 from art_lowrank.weights import factorize, ranks_of
+from art_lowrank.weights.convert import candidates
 
 LOOK, TESTED = 512, 1000  # images that decide about ranks, images the card is measured on
 
@@ -55,6 +58,7 @@ class Recipe:
 
 def main(recipe: Recipe, out: Path, resume: bool, verbose: bool, say: Callable[[str], Any] = print) -> None:
     """Train, or go on; then measure the best weights and write the card."""
+    check(recipe)
     data = load(recipe.data, recipe.data_folder)
     folder = Folder(out, {**asdict(recipe), "images": fingerprint(data.train.x, data.train.y)})
     before = folder.load() if resume else None
@@ -71,6 +75,16 @@ def main(recipe: Recipe, out: Path, resume: bool, verbose: bool, say: Callable[[
     history = train(learner, batches, course, validate, folder, resume)
     best_weights(learner.model, out / BEST)
     finish(recipe, learner, data, history, out, say)
+
+
+def check(recipe: Recipe) -> None:
+    """What can be refused before any data is read: also what only the card will need."""
+    if not 0 <= recipe.tighten <= 1:
+        raise ValueError(f"tighten is {recipe.tighten!r}; give a share of all steps in [0, 1]")
+    if recipe.steps < 1:
+        raise ValueError(f"steps is {recipe.steps}; give at least 1 gradient")
+    Objective(recipe.objective, adversary_of(recipe), recipe.beta)
+    Pgd(recipe.eps, norm_of(recipe.norm), recipe.steps, rank_of(recipe.rank))
 
 
 def finish(
@@ -117,18 +131,41 @@ def model_of(recipe: Recipe, data: Data) -> nn.Module:
     else:
         place, _, name = recipe.model.partition(":")
         try:
-            model = getattr(import_module(place), name)()
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"model is {recipe.model!r} ({error}); give small, or module:callable") from error
+            with here():
+                model = getattr(import_module(place), name)()
+        except Exception as error:
+            raise ValueError(f"model is {recipe.model!r} ({reason(error)}); give small, or module:callable") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{recipe.model} returned a {type(model).__name__}; it must return a torch.nn.Module")
     if recipe.weights is not None:
-        try:
-            weights = load_file(recipe.weights)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{recipe.weights} cannot be read as safetensors ({error})") from error
-        load_weights(model, weights, recipe.weights)
+        load_weights(model, read_weights(recipe.weights), recipe.weights)
+    if candidates(model):  # else factorize says what is missing
+        check_output(recipe, model, data)
     return model
+
+
+def check_output(recipe: Recipe, model: nn.Module, data: Data) -> None:
+    """Logits for these images, as many as there are classes."""
+    try:
+        with evaluating(model), torch.no_grad():
+            outputs = model(data.train.x[:2])
+    except Exception as error:
+        shape = tuple(data.train.x.shape[1:])
+        raise ValueError(f"{recipe.model} does not take images of shape {shape}: {reason(error)}") from error
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < data.classes:
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(f"{recipe.model} returns {found} for 2 images; give logits for {data.classes} classes")
+
+
+@contextmanager
+def here() -> Iterator[None]:
+    """Modules of the present folder can be imported, as with `python -m`."""
+    before = list(sys.path)
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def small_net(channels: int, classes: int) -> nn.Sequential:
@@ -168,9 +205,10 @@ def rank_of(text: str) -> int | float | str:
     if text == "full":
         return text
     try:
-        return int(text) if text.isdigit() else float(text)
+        rank = int(text) if text.isdigit() else float(text)
     except ValueError as error:
         raise ValueError(f"rank is {text!r}; give a whole number, a share such as 0.1, or full") from error
+    return rank
 
 
 def tested(recipe: Recipe, learner: Learner, data: Data) -> dict[str, Right]:
@@ -185,4 +223,4 @@ def tested(recipe: Recipe, learner: Learner, data: Data) -> dict[str, Right]:
 
 def best_weights(model: nn.Module, path: Path) -> None:
     """Put the best epoch's weights into the model."""
-    load_weights(model, load_file(path), path)
+    load_weights(model, read_weights(path), path)

@@ -47,6 +47,11 @@ class Constraint(Handle):
             for factors, new in zip(columns, found, strict=True):
                 torch._foreach_copy_(factors, list(new.unbind()))
 
+    @property
+    def ready(self) -> bool:  # type: ignore[override]
+        """Whether the bound has come down."""
+        return self.steps >= self.over
+
     def bound(self, name: str) -> float:
         """The present bound of a layer: max_cond, or on the way to it from where the layer began."""
         first = self._first.get(name, 0.0)

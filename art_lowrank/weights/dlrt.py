@@ -54,6 +54,7 @@ class Dlrt(Handle):
     def settle(self) -> None:
         """Truncate every layer that is widened."""
         wide = {name: layer for name, layer in self._layers.items() if layer.weight_s.ndim == 2}
+        wide = {name: layer for name, layer in wide.items() if bool(torch.isfinite(layer.weight_s).all())}
         values = {name: torch.linalg.svdvals(layer.weight_s.double()) for name, layer in wide.items()}
         for name, rank in self._ranks(values).items():
             narrow(wide[name], rank, self.optimizer)

@@ -21,6 +21,7 @@ class Handle:
     """
 
     needs_gradients = False  # before the step: a closure would make them too late
+    ready = True  # whether the model is what was asked for, not only on its way there
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer

@@ -8,12 +8,13 @@ not of the operator on images. The names begin with `weight_`, which is how ART'
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from art_lowrank.weights.plain import empty_conv, empty_linear, filled, product
 from art_lowrank.weights.retraction import condition, orthonormal, retracted, svd_of
 
 FACTORS = ("weight_u", "weight_s", "weight_v")
@@ -64,6 +65,11 @@ class LowRankLayer(nn.Module):
     def matrix(self) -> Tensor:
         """W as a matrix (m, n); differentiable, but formed: for looking at, not for a step."""
         return self.left @ self.weight_v.mT
+
+    @property
+    def exact(self) -> Tensor:
+        """W in float64, out of the graph."""
+        return product(self.weight_u.detach(), self.weight_s.detach(), self.weight_v.detach())
 
     def cond(self) -> float:
         """The condition number of W on its rank, in float64."""
@@ -162,14 +168,15 @@ class LowRankLinear(LowRankLayer):
 
     def dense(self) -> nn.Linear:
         """The plain layer."""
-        plain = _empty_linear(self.in_features, self.out_features, self.bias is not None)
-        return _filled(plain, _product(self), self)
+        plain = empty_linear(self.in_features, self.out_features, self.bias is not None)
+        return filled(plain, self.exact, self.weight_u, self.bias).train(self.training)
 
     def pair(self) -> nn.Sequential:
         """Two plain layers with as few numbers: for export to what knows no other."""
-        first = _empty_linear(self.in_features, self.rank, bias=False)
-        second = _empty_linear(self.rank, self.out_features, self.bias is not None)
-        return nn.Sequential(_filled(first, self.weight_v.mT, None), _filled(second, self.left, self))
+        first = empty_linear(self.in_features, self.rank, bias=False)
+        second = empty_linear(self.rank, self.out_features, self.bias is not None)
+        parts = filled(first, self.weight_v.mT, self.weight_u), filled(second, self.left, self.weight_u, self.bias)
+        return nn.Sequential(*parts).train(self.training)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {super().extra_repr()}"
@@ -240,49 +247,20 @@ class LowRankConv2d(LowRankLayer):
 
     def dense(self) -> nn.Conv2d:
         """The plain layer."""
-        return _filled(self._plain(self.out_channels, self.bias is not None), _product(self), self)
+        plain = self._plain(self.out_channels, self.bias is not None)
+        return filled(plain, self.exact, self.weight_u, self.bias).train(self.training)
 
     def pair(self) -> nn.Sequential:
         """Two plain convolutions with as few numbers: for export to what knows no other."""
         between = self.rank * self.groups
-        first = _filled(self._plain(between, bias=False), self._basis(), None)
-        second: nn.Conv2d = nn.utils.skip_init(
-            nn.Conv2d, between, self.out_channels, 1, groups=self.groups, bias=self.bias is not None
-        )
-        return nn.Sequential(first, _filled(second, self.left, self))
+        first = filled(self._plain(between, bias=False), self._basis(), self.weight_u)
+        second = empty_conv(between, self.out_channels, 1, groups=self.groups, bias=self.bias is not None)
+        return nn.Sequential(first, filled(second, self.left, self.weight_u, self.bias)).train(self.training)
 
     def _plain(self, channels: int, bias: bool) -> nn.Conv2d:
         geometry = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups, bias, self.padding_mode)
-        plain: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, self.in_channels, channels, *geometry)
-        return plain
+        return empty_conv(self.in_channels, channels, *geometry)
 
     def extra_repr(self) -> str:
         shape = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         return f"{shape}, padding={self.padding}, groups={self.groups}, {super().extra_repr()}"
-
-
-Plain = TypeVar("Plain", nn.Linear, nn.Conv2d)
-
-
-def _empty_linear(columns: int, rows: int, bias: bool) -> nn.Linear:
-    plain: nn.Linear = nn.utils.skip_init(nn.Linear, columns, rows, bias=bias)
-    return plain
-
-
-def _product(layer: LowRankLayer) -> Tensor:
-    """W as exact as its type can hold it."""
-    core = layer.weight_s.double()
-    left = layer.weight_u.double() * core if core.ndim == 1 else layer.weight_u.double() @ core
-    return left @ layer.weight_v.double().mT
-
-
-def _filled(plain: Plain, weight: Tensor, bias_of: LowRankLayer | None) -> Plain:
-    """The plain layer with these weights, and with the very bias of the low-rank one."""
-    like = weight if bias_of is None else bias_of.weight_u
-    plain.to(device=like.device, dtype=like.dtype)
-    with torch.no_grad():
-        plain.weight.copy_(weight.reshape(plain.weight.shape))
-    if bias_of is not None:
-        plain.register_parameter("bias", bias_of.bias)
-        plain.train(bias_of.training)
-    return plain

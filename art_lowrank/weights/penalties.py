@@ -31,7 +31,8 @@ def spectral_gradient(core: Tensor) -> Tensor:
     size = torch.linalg.vector_norm(deviation)
     wide = core.ndim == 2 and core.shape[0] < core.shape[1]
     raw = core * deviation if core.ndim == 1 else deviation @ core if wide else core @ deviation
-    gradient: Tensor = torch.where(size > 1e-12 * core.square().sum(), 2 * raw / size, torch.zeros_like(raw))
+    rounding = 8 * torch.finfo(core.dtype).eps * core.square().sum()
+    gradient: Tensor = torch.where(size > rounding, 2 * raw / size, torch.zeros_like(raw))
     return gradient
 
 
