@@ -193,6 +193,8 @@ def exchange(
         return
     gone = {id(old), *map(id, also)}
     for group in optimizer.param_groups:
+        if len(new := list(new)) and any(p is old for p in group["params"]):
+            group.pop("param_names", None)  # newer torch's: they name the old ones
         group["params"][:] = list(_exchanged(group["params"], old, new, gone))  # LBFGS keeps this very list
     for parameter in (old, *also):
         optimizer.state.pop(parameter, None)

@@ -116,6 +116,8 @@ def widen(layer: LowRankLayer, optimizer: Optimizer) -> None:
         return  # the layer took no part
     left, right = _widened(u, layer.weight_u.grad), _widened(v, layer.weight_v.grad)
     _carry(optimizer, layer.weight_s, left.mT @ u, v.mT @ right)
+    for basis in (layer.weight_u, layer.weight_v):  # not trained within a cycle, and of another rank after it
+        optimizer.state.pop(basis, None)
     _set(layer, left, left.mT @ u @ s.diag() @ v.mT @ right, right, bases_learn=False)
 
 
@@ -138,9 +140,7 @@ def tolerated(values: Tensor, tolerance: float) -> int:
 def _widened(basis: Tensor, gradient: Tensor) -> Tensor:
     """An orthonormal basis of the old one and the gradient, the old columns first; no wider than it is tall."""
     both = torch.cat([basis, gradient / gradient.norm().clamp_min(1e-30)], 1)
-    for _ in range(2):  # a second time, because columns of the gradient may nearly lie in the old basis
-        both = orthonormal(both[:, : len(basis)])
-    return both
+    return orthonormal(both[:, : len(basis)])
 
 
 def _set(layer: LowRankLayer, u: Tensor, s: Tensor, v: Tensor, *, bases_learn: bool) -> None:

@@ -32,11 +32,14 @@ def energies(layers: Mapping[str, Plain], model: nn.Module, data: Iterable[objec
 
 def output_covariances(layers: Mapping[str, Plain], model: nn.Module, data: Iterable[object]) -> dict[str, Tensor]:
     """The covariance of every layer's outputs over images and places, (m, m) in float64."""
+    means: dict[str, Tensor] = {}
     totals: dict[str, Tensor] = {}  # sums of z z^T for outputs z with a 1 in the end, which counts and sums them too
 
     def listen(name: str, layer: Plain) -> None:
         def hook(_: nn.Module, inputs: object, output: Tensor) -> None:
-            rows = F.pad(rows_of(layer, output), (0, 1), value=1.0)
+            seen = rows_of(layer, output)
+            near = means.setdefault(name, seen.mean(0))  # a large mean would cost the covariance its digits
+            rows = F.pad(seen - near, (0, 1), value=1.0)
             if not torch.isfinite(rows).all():
                 raise ValueError(f"layer {name!r} returns NaN or infinity on the data given; check data and weights")
             totals[name] = (rows.mT @ rows).double() + totals.get(name, 0)
@@ -81,11 +84,14 @@ def batches(data: Iterable[object], model: nn.Module) -> Iterator[Tensor]:
 def _still(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and the global random state, both as before afterwards."""
     modes = [(module, module.training) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
     with torch.random.fork_rng(devices=[]):
         try:
+            torch.backends.mha.set_fastpath_enabled(False)  # torch 2.4's passes by the hooks of a transformer's layers
             model.eval()
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
             for module, mode in modes:
                 module.training = mode
 

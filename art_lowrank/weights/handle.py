@@ -66,7 +66,7 @@ class Handle:
     @contextmanager
     def _exact(self) -> Iterator[None]:
         """No gradients and no autocast: bases and singular values need all their digits."""
-        device = self.optimizer.param_groups[0]["params"][0].device.type
+        device = next(p for group in self.optimizer.param_groups for p in group["params"]).device.type
         with torch.no_grad(), torch.autocast(device, enabled=False):
             yield
 

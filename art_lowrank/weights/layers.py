@@ -113,11 +113,13 @@ class LowRankLayer(nn.Module):
         core = shapes[1]
         if shapes != [(len(self.weight_u), core[0]), core, (len(self.weight_v), core[-1])]:
             return  # torch's own message says what does not fit
+        if len(core) != self.weight_s.ndim:  # dlrt holds u and v while it trains the core
+            for basis in (self.weight_u, self.weight_v):
+                basis.requires_grad_(self.weight_s.requires_grad and len(core) == 1)
         for name, shape in zip(FACTORS, shapes, strict=True):
             parameter = getattr(self, name)
             if tuple(parameter.shape) != shape:
                 put(parameter, parameter.data.new_empty(shape))
-                parameter.requires_grad_(self.weight_s.requires_grad)  # dlrt holds u and v while it trains the core
 
     def extra_repr(self) -> str:
         bound = "" if math.isinf(self.max_cond) else f", max_cond={self.max_cond:g}"
@@ -130,9 +132,9 @@ def put(parameter: nn.Parameter, value: Tensor) -> None:
     A graph that is still alive remembers the parameter's old shape, and would stand in the way of the next backward
     pass. Changing the type in between makes torch forget it.
     """
-    kind = torch.float32 if parameter.dtype == torch.float64 else torch.float64
+    kind = torch.float32 if parameter.dtype == torch.float16 else torch.float16
     parameter.grad = None
-    parameter.data = parameter.data.to(kind)
+    parameter.data = parameter.data.new_empty(0, dtype=kind)
     parameter.data = value.detach().clone(memory_format=torch.contiguous_format)
 
 
@@ -173,8 +175,9 @@ class LowRankLinear(LowRankLayer):
 
     def pair(self) -> nn.Sequential:
         """Two plain layers with as few numbers: for export to what knows no other."""
-        first = empty_linear(self.in_features, self.rank, bias=False)
-        second = empty_linear(self.rank, self.out_features, self.bias is not None)
+        between = self.weight_v.shape[1]
+        first = empty_linear(self.in_features, between, bias=False)
+        second = empty_linear(between, self.out_features, self.bias is not None)
         parts = filled(first, self.weight_v.mT, self.weight_u), filled(second, self.left, self.weight_u, self.bias)
         return nn.Sequential(*parts).train(self.training)
 
@@ -252,7 +255,7 @@ class LowRankConv2d(LowRankLayer):
 
     def pair(self) -> nn.Sequential:
         """Two plain convolutions with as few numbers: for export to what knows no other."""
-        between = self.rank * self.groups
+        between = self.weight_v.shape[1] * self.groups
         first = filled(self._plain(between, bias=False), self._basis(), self.weight_u)
         second = empty_conv(between, self.out_channels, 1, groups=self.groups, bias=self.bias is not None)
         return nn.Sequential(first, filled(second, self.left, self.weight_u, self.bias)).train(self.training)

@@ -73,7 +73,7 @@ def test_single_step_is_its_formula(linear, norm):
 
 def test_a_long_step_is_the_best_one_on_a_linear_net(linear):
     """From 2 radii on the l_inf step ends in the corner that the gradient's signs name, wherever it began."""
-    net, x, _ = linear
+    _, x, _ = linear
     two = nn.Sequential(nn.Flatten(), nn.Linear(30, 2))
     y = torch.zeros(9, dtype=torch.int64)
     apart = (two[1].weight[1] - two[1].weight[0]).detach().reshape(1, 6, 5)

@@ -14,7 +14,6 @@ from torch import nn
 
 from art_lowrank.weights import LowRankConv2d, LowRankLinear, constrain, factorize, ranks_of
 
-
 RANKS = {"0": 4, "3": 4, "6": 3, "8": 6, "10": 4}
 
 
@@ -130,7 +129,7 @@ def test_what_does_not_fit_is_torchs_error():
     net = nn.Sequential(LowRankLinear(9, 8, 3))
     before = copy.deepcopy(net.state_dict())
     for other in (LowRankLinear(7, 8, 3), LowRankLinear(9, 5, 3), LowRankLinear(7, 8, 2)):
-        with pytest.raises(RuntimeError, match="size mismatch for 0.weight_"):
+        with pytest.raises(RuntimeError, match=r"size mismatch for 0\.weight_"):
             net.load_state_dict({f"0.{name}": value for name, value in other.state_dict().items()})
     with pytest.raises(RuntimeError, match="size mismatch"):
         net.load_state_dict({**before, "0.weight_v": torch.zeros(9, 4)})
