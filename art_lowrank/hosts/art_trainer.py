@@ -22,11 +22,13 @@ from art_lowrank.hosts.art_training import (
     check_scheduler,
     check_settings,
     check_sizes,
+    check_trainer,
     factorize_proxies,
     hand_over,
     inputs_of,
     labels_of,
     logits_of,
+    named,
     one_hot_of,
     one_pass,
     set_root,
@@ -112,8 +114,7 @@ class LowRankTrainer(Trainer):
             raise ValueError(
                 f"{type(trainer).__name__} has its own attack and objective; leave attack and objective out"
             )
-        if trainer is not None and trainer.get_classifier() is not classifier:
-            raise ValueError("the trainer was made for another classifier; make it with the one that is trained")
+        check_trainer(trainer, classifier, method)
         self._architecture = architecture(classifier.model)  # as it was given: a resumed run begins with the same
         self.objective = Objective(objective, adversary_of(attack, classifier), beta, classifier.loss)
         self.handles: list[Handle] = []
@@ -136,8 +137,7 @@ class LowRankTrainer(Trainer):
         """
         Factorise the model (once), attach the method, and train; `history` holds what is known of every epoch.
 
-        :param x: Training samples in the classifier's layout.
-        :param y: Labels of shape (n,), (n, 1) or (n, classes).
+        :param x: Training samples in the classifier's layout; `y` labels of shape (n,), (n, 1) or (n, classes).
         :param batch_size: Size of batches.
         :param nb_epochs: Epochs in all, those before a resume included.
         :param validation_data: Samples and labels to be measured after every epoch, clean and under the attack.
@@ -160,7 +160,8 @@ class LowRankTrainer(Trainer):
             if validation_data is not None:
                 kwargs["validation_data"] = validation_data[0], one_hot_of(self.classifier, validation_data[1])
             one_hot = one_hot_of(self.classifier, y)
-            hand_over(self.trainer, images.numpy(), one_hot, batch_size, nb_epochs, scheduler, kwargs)
+            with seeded(self.seed, 0):  # ART shuffles with numpy's global state
+                hand_over(self.trainer, images.numpy(), one_hot, batch_size, nb_epochs, scheduler, kwargs)
             for handle in self.handles:  # AWP takes its perturbation back after the optimizer's step
                 handle.enforce()
             return
@@ -266,9 +267,9 @@ class LowRankTrainer(Trainer):
             "fresh": self.fresh,
             "tighten": self.tighten,
             "objective": objective.name,
-            "attack": repr(objective.adversary),
+            "attack": named(objective.adversary),
             "beta": objective.beta if objective.name == "trades" else None,
-            "loss": type(objective.loss).__name__,
+            "loss": named(objective.loss),
             "preprocessing": str(self.classifier.preprocessing_operations),
             "seed": self.seed,
             "batch_size": rest.batch_size,

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,26 @@ def check_settings(keep: float, tighten: float, seed: int) -> None:
         raise ValueError(f"tighten is {tighten!r}; give a share of all steps in [0, 1]")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed is {seed!r}; give a whole number of at least 0")
+
+
+def check_trainer(trainer: Trainer | None, classifier: Any, method: str) -> None:
+    """One of ART's trainers, for this classifier, that the method can live with."""
+    if trainer is None:
+        return
+    if trainer.get_classifier() is not classifier:
+        raise ValueError("the trainer was made for another classifier; make it with the one that is trained")
+    if method == "dlrt" and hasattr(trainer, "_proxy_classifier"):
+        raise ValueError(f"{type(trainer).__name__} needs ranks that stay; give method='condlr' instead of 'dlrt'")
+
+
+def named(thing: object) -> str:
+    """What tells an attack or a loss from another, in every process."""
+    if isinstance(thing, FunctionType):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    if isinstance(thing, nn.Module):  # a loss does not show its settings
+        shown = {name: value for name, value in vars(thing).items() if isinstance(value, str | int | float)}
+        return f"{thing!r} {sorted((name, value) for name, value in shown.items() if name != 'training')}"
+    return repr(thing)
 
 
 def logits_of(classifier: Any) -> Logits:

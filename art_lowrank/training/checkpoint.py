@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,7 +83,9 @@ def read(path: str | Path) -> State:
             warnings.simplefilter("ignore")  # of pickles by others, which are refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the format's readers raise a dozen kinds, all for the same reason
-        raise ValueError(f"{path} is damaged or no checkpoint ({reason(error)}); delete it to begin anew") from error
+        foreign = isinstance(error, pickle.UnpicklingError)  # torch's own words advise to trust the file
+        why = "it holds more than tensors and plain values" if foreign else reason(error)
+        raise ValueError(f"{path} is damaged or no checkpoint ({why}); delete it to begin anew") from error
     if not isinstance(state, dict) or not {"model", "optimizer", "history", "asked"} <= state.keys():
         raise ValueError(f"{path} is no checkpoint of art_lowrank; delete it to begin anew")
     return state

@@ -71,7 +71,7 @@ def _npz(path: Path) -> tuple[Images, Images]:
 
 def _arrays(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in NAMES if name in file}
     except Exception as error:  # zip, npy and pickle readers raise a dozen kinds, all for the same reason
         raise ValueError(f"{path} cannot be read ({reason(error)}); give an .npz file of numpy.savez") from error

@@ -39,7 +39,7 @@ class Learner:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "scheduler": settings_of(self.scheduler),
             "handles": [handle.state_dict() for handle in self.handles],
             "ranks": ranks_of(self.model),
         }
@@ -74,6 +74,13 @@ class Good(NamedTuple):
         learner.optimizer.state.clear()
         for handle, kept in zip(learner.handles, self.handles, strict=True):
             handle.load_state_dict(kept)
+
+
+def settings_of(scheduler: Any) -> dict[str, Any] | None:
+    """A scheduler's state without the functions that some hold, which no checkpoint takes and loading keeps."""
+    if scheduler is None:
+        return None
+    return {name: value for name, value in scheduler.state_dict().items() if not callable(value)}
 
 
 def spectrum(learner: Learner) -> Epoch:
