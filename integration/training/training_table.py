@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from art_lowrank.record import Record, read, unpack
-from art_lowrank.statistics import Interval, paired_difference
+from art_lowrank.statistics import Interval, paired_difference, wilson
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "training.jsonl"
 CIFAR = "cifar10_resnet4b_linf_adv"
@@ -117,6 +117,15 @@ def targets(found: dict[Key, Row]) -> Iterator[Target]:
             yield Target(text, difference(ours.holds, found[PEER, keep].holds), 0.0, -0.03)
 
 
+def autoattack(records: Sequence[Record]) -> Iterator[str]:
+    """AutoAttack's word on the finalists."""
+    for record in records:
+        if record.kind == "training-autoattack":
+            robust = wilson(sum(unpack(str(record.values["holds"]), record.n)), record.n).percent()
+            name = f"{record.settings['contender']}, keep={record.settings['keep']}"
+            yield f"- {record.attack}, first {record.n} test images, seed {record.seed}: {name}: {robust}"
+
+
 def costs(records: Sequence[Record]) -> Iterator[str]:
     """The last measurement of every cost."""
     last = {(r.attack, str(r.settings)): r for r in records if r.kind == "training-cost"}
@@ -133,8 +142,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     records = read(parser.parse_args().results)
     found = rows(records)
-    tuned = table(rows(records, CIFAR))
-    print("\n".join([*table(found), "", *map(str, targets(found)), "", *tuned, "", *costs(records)]))
+    lenet = [*table(found), "", *map(str, targets(found)), *autoattack(records)]
+    print("\n".join([*lenet, "", *table(rows(records, CIFAR)), "", *costs(records)]))
 
 
 if __name__ == "__main__":
