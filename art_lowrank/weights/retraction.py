@@ -49,6 +49,10 @@ def banded(s: Tensor, ratio: Tensor) -> Tensor:
     between the points where a clamp begins.
     """
     values, t = s.double().clamp_min(TINY), (ratio.double().unsqueeze(-1) * (1 - ROUNDING)).clamp_min(1)
+    held = s.amin(-1, keepdim=True) > 0
+    within = t.isinf() | held & (values.amax(-1, keepdim=True) <= t * values.amin(-1, keepdim=True))
+    if bool(within.all()):  # the usual case, for which all that follows would be a good part of the cost
+        return s.double()
     rising = values.sort(dim=-1).values
     corners = torch.cat([rising, rising / t], -1).sort(dim=-1).values
     slope = _slope(rising, corners, t)
@@ -56,7 +60,6 @@ def banded(s: Tensor, ratio: Tensor) -> Tensor:
     ends = [(corners.gather(-1, at), slope.gather(-1, at)) for at in (right - 1, right)]
     (start, below), (end, above) = ends
     low = start - below * (end - start) / (above - below).clamp_min(TINY)
-    within = t.isinf() | (s.amin(-1, keepdim=True) > 0) & (rising[..., -1:] <= t * rising[..., :1])
     return torch.where(within, s.double(), values.clamp(low, low * t))
 
 
