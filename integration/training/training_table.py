@@ -126,15 +126,27 @@ def autoattack(records: Sequence[Record]) -> Iterator[str]:
             yield f"- {record.attack}, first {record.n} test images, seed {record.seed}: {name}: {robust}"
 
 
+LIMITS = {  # of the ratios' medians: at most, or at least
+    "step / dense step": ("at most", 0.75),
+    "enforcement / step": ("at most", 0.1),
+    "exported pairs / dense, inference": ("at most", 0.7),
+    "unfold / two convolutions, time": ("at least", 2.0),
+    "unfold / two convolutions, bytes": ("at least", 5.0),
+}
+
+
 def costs(records: Sequence[Record]) -> Iterator[str]:
-    """The last measurement of every cost."""
+    """The last measurement of every cost, beside what was aimed at."""
     last = {(r.attack, str(r.settings)): r for r in records if r.kind == "training-cost"}
-    yield "| what | net | ratio |"
-    yield "|---|---|---:|"
+    yield "| what | net | ratio | aim | |"
+    yield "|---|---|---:|---|---|"
     for record in last.values():
         keep, rule = record.settings["keep"], record.settings["ranks"]
         net = f"keep={keep}, {rule} ranks" if keep else "one layer"
-        yield f"| {record.attack} | {net} | {Interval(*map(float, record.volatile['ratio']))} |"  # type: ignore[arg-type]
+        found = Interval(*map(float, record.volatile["ratio"]))  # type: ignore[arg-type]
+        sense, limit = next(aim for start, aim in LIMITS.items() if record.attack.startswith(start))
+        met = found.value <= limit if sense == "at most" else found.value >= limit
+        yield f"| {record.attack} | {net} | {found} | {sense} {limit:g} | {'met' if met else 'missed'} |"
 
 
 def main() -> None:
