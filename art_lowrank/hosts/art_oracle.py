@@ -94,16 +94,21 @@ def reaches_torch(estimator: Any) -> bool:
 
 def logits_of(estimator: Any, layout: Layout) -> Callable[[Tensor], Tensor]:
     """From images to the classifier's outputs through its preprocessing, as one differentiable function."""
+    outputs = outputs_of(estimator)
+    return lambda x: outputs(layout.samples(x), False)
+
+
+def outputs_of(estimator: Any) -> Callable[[Tensor, bool], Tensor]:
+    """From samples, and whether this is for `fit`, to the classifier's outputs through its preprocessing."""
     plain = all(map(_changes_nothing, estimator.preprocessing_operations))
 
-    def logits(x: Tensor) -> Tensor:
-        inputs = layout.samples(x)
+    def outputs(samples: Tensor, fit: bool) -> Tensor:
         if not plain:
-            inputs, _ = estimator._apply_preprocessing(inputs, y=None, fit=False, no_grad=False)
-        outputs: Tensor = estimator._model(inputs)[-1]
-        return outputs
+            samples, _ = estimator._apply_preprocessing(samples, y=None, fit=fit, no_grad=False)
+        found: Tensor = estimator._model(samples)[-1]
+        return found
 
-    return logits
+    return outputs
 
 
 def _changes_nothing(operation: Any) -> bool:

@@ -19,7 +19,7 @@ from art.estimators.classification.pytorch import PyTorchClassifier
 from art.utils import check_and_transform_label_format
 from torch import Tensor, nn
 
-from art_lowrank.hosts.art_oracle import Array, reaches_torch
+from art_lowrank.hosts.art_oracle import Array, outputs_of, reaches_torch
 from art_lowrank.training.adversaries import Adversary, Logits
 from art_lowrank.training.measure import measured
 from art_lowrank.weights import factorize, ranks_of
@@ -118,14 +118,8 @@ def named(thing: object) -> str:
 
 def logits_of(classifier: Any) -> Logits:
     """From samples to outputs through the preprocessing; in training mode with what it does in `fit`."""
-
-    def logits(x: Tensor) -> Tensor:
-        fit = classifier.model.training
-        inputs, _ = classifier._apply_preprocessing(x, y=None, fit=fit, no_grad=False)
-        outputs: Tensor = classifier._model(inputs)[-1]
-        return outputs
-
-    return logits
+    outputs = outputs_of(classifier)
+    return lambda x: outputs(x, classifier.model.training)
 
 
 def one_hot_of(classifier: Any, y: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from art_lowrank.files import write_whole
-from art_lowrank.statistics import wilson
+from art_lowrank.statistics import Interval, wilson
 from art_lowrank.training.measure import Right
 from art_lowrank.weights import low_rank_layers, stored
 
@@ -46,7 +46,7 @@ def markdown(card: Card) -> str:
     """The card for people."""
     parameters, lines = card["parameters"], []
     lines += ["# Model card", "", "| accuracy | 95 % interval |", "|---|---|"]
-    lines += [f"| {name} | {percent(*interval)} |" for name, interval in card["accuracy"].items()]
+    lines += [f"| {name} | {Interval(*interval).percent()} |" for name, interval in card["accuracy"].items()]
     lines += [
         "",
         f"On {card['images']} test images. Accuracy under an attack is an upper bound of robustness: "
@@ -62,11 +62,6 @@ def markdown(card: Card) -> str:
     lines += [f"| {name} | {_cell(value)} |" for name, value in card["recipe"].items()]
     lines += [f"| {name} | {version} |" for name, version in card["versions"].items()]
     return "\n".join(lines) + "\n"
-
-
-def percent(value: float, low: float, high: float) -> str:
-    """A share with its interval: `53.0 % [49.0, 57.0]`."""
-    return f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _cell(value: object) -> str:

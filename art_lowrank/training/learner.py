@@ -51,7 +51,11 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        for handle, kept in zip(self.handles, state["handles"], strict=True):
+        self.load_handles(state["handles"])
+
+    def load_handles(self, states: Sequence[dict[str, Any]]) -> None:
+        """The methods back to where they were."""
+        for handle, kept in zip(self.handles, states, strict=True):
             handle.load_state_dict(kept)
 
 
@@ -72,8 +76,7 @@ class Good(NamedTuple):
         load_weights(learner.model, self.weights, "the last good epoch")
         learner.model.eval()
         learner.optimizer.state.clear()
-        for handle, kept in zip(learner.handles, self.handles, strict=True):
-            handle.load_state_dict(kept)
+        learner.load_handles(self.handles)
 
 
 def settings_of(scheduler: Any) -> dict[str, Any] | None:

@@ -43,8 +43,9 @@ def train(
     batches     the batches of an epoch, given its number
     validate    measures the model after an epoch; what is best is decided by "robust" if it is there, else "clean"
     """
-    history = _resumed(learner, folder) if resume and folder is not None else []
+    history = []
     if folder is not None:
+        history = _resumed(learner, folder) if resume else []
         folder.make()
     good = Good.of(learner)
     bar = tqdm(range(course.epochs), initial=len(history), desc="epochs", disable=not course.verbose)
@@ -121,9 +122,13 @@ def goodness(epoch: Epoch) -> float:
 
     One whose bound was still on its way down is none.
     """
-    if not epoch.get("ready", True):
-        return -math.inf
-    return next((float(epoch[name]) for name in ("robust", "clean") if name in epoch), -math.inf)
+    accuracy = validated(epoch)
+    return -math.inf if accuracy is None or not epoch.get("ready", True) else accuracy
+
+
+def validated(epoch: Epoch) -> float | None:
+    """Accuracy on validation images, under attack where that was measured; None where nothing was."""
+    return next((float(epoch[name]) for name in ("robust", "clean") if name in epoch), None)
 
 
 def best_of(history: Sequence[Epoch]) -> int:
@@ -143,7 +148,7 @@ def advance(scheduler: Any, epoch: Epoch) -> None:
     if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
         scheduler.step()
         return
-    accuracy = next((float(epoch[name]) for name in ("robust", "clean") if name in epoch), None)
+    accuracy = validated(epoch)
     if scheduler.mode == "max":
         scheduler.step(epoch["accuracy"] if accuracy is None else accuracy)
     else:
@@ -185,9 +190,9 @@ def _number(seed: int, epoch: int, step: int) -> int:
     return ((seed % 2**20) * 1_000_003 + epoch) * 1_000_003 + step
 
 
-def _resumed(learner: Learner, folder: Folder | None) -> list[Epoch]:
-    state = None if folder is None else folder.load()
-    if folder is None or state is None:
+def _resumed(learner: Learner, folder: Folder) -> list[Epoch]:
+    state = folder.load()
+    if state is None:
         return []
     learner.load(state, folder.path)
     return list(state["history"])

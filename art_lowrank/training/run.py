@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from art_lowrank.attack.oracle import evaluating
 from art_lowrank.record import versions
+from art_lowrank.statistics import Interval
 from art_lowrank.training import card
 from art_lowrank.training.adversaries import Adversary, Pgd, SingleStep
 from art_lowrank.training.checkpoint import BEST, LAST, Folder, load_weights, read_weights, reason
@@ -96,7 +97,7 @@ def finish(
     found = card.card_of(learner.model, known, results, versions("art-lowrank", "torch"))
     card.write(found, out)
     for name, interval in found["accuracy"].items():
-        say(f"{name:24s} {card.percent(*interval)}")
+        say(f"{name:24s} {Interval(*interval).percent()}")
     say(f"{100 * found['parameters']['share']:.1f} % of the parameters are stored")
     for name, layer in found["layers"].items():
         say(f"  {name:22s} rank {layer['rank']} of {layer['of']}, condition number {layer['cond']:.4f}")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from art_lowrank.weights.convert import low_rank_layers, stored
+from art_lowrank.weights.convert import stored
 from art_lowrank.weights.handle import Handle, layers_in
 from art_lowrank.weights.layers import LowRankLayer, put
 from art_lowrank.weights.ranks import Shape, allocate, by_energy
@@ -31,11 +31,12 @@ class Dlrt(Handle):
 
     needs_gradients = True
 
-    def __init__(self, optimizer: Optimizer, model: nn.Module, tolerance: float, cycle: int, room: int) -> None:
+    def __init__(
+        self, optimizer: Optimizer, layers: Mapping[str, LowRankLayer], tolerance: float, cycle: int, room: int
+    ) -> None:
         super().__init__(optimizer)
         self.tolerance, self.cycle, self.room, self.steps = tolerance, cycle, room, 0
-        learning = low_rank_layers(model).items()
-        self._layers = {name: layer for name, layer in learning if layer.weight_u.requires_grad}
+        self._layers = {name: layer for name, layer in layers.items() if layer.weight_u.requires_grad}
         with self._exact():
             for layer in self._layers.values():
                 layer.retract_()  # the bases must be orthonormal before they are widened
@@ -106,7 +107,7 @@ def adapt(
     if room < (least := sum(_shape(layer).cost(1) for layer in layers.values())):
         smallest = (counts.now - spent + least) / counts.dense
         raise ValueError(f"keep={keep} cannot be reached by dlrt; give keep >= {smallest:.4f}")
-    return Dlrt(optimizer, model, tolerance, cycle, room)
+    return Dlrt(optimizer, layers, tolerance, cycle, room)
 
 
 def widen(layer: LowRankLayer, optimizer: Optimizer) -> None:

@@ -48,10 +48,6 @@ def judge(found: dict[Key, Row]) -> str:
     return next(iter(found.values())).judge
 
 
-def marked(text: str) -> bool:
-    return START in text and END in text
-
-
 def written(readme: str, text: str) -> str:
     """The README with the text between its markers."""
     before, rest = readme.split(START)
