@@ -16,12 +16,12 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """The new name too, where folders can be opened at all."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,41 +12,46 @@ import torch
 from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from art_lowrank.hosts.art_oracle import Array
-from art_lowrank.hosts.art_training import (
-    adversary_of,
+from art_lowrank.hosts.art_trainer_checks import (
     check_classifier,
     check_course,
     check_scheduler,
     check_settings,
     check_sizes,
     check_trainer,
+)
+from art_lowrank.hosts.art_training import (
+    Samples,
+    adversary_of,
+    asked_of,
     factorize_proxies,
     hand_over,
     inputs_of,
     labels_of,
     logits_of,
-    named,
     one_hot_of,
-    one_pass,
+    samples_of,
     set_root,
     validation_of,
 )
 from art_lowrank.training.checkpoint import Folder
 from art_lowrank.training.learner import Epoch, Learner
-from art_lowrank.training.loop import Batch, Course, seeded, shuffled, train
+from art_lowrank.training.loop import Course, seeded, shuffled, train
 from art_lowrank.training.measure import architecture, fingerprint
 from art_lowrank.training.methods import DENSE, attach, options_of
 from art_lowrank.training.objectives import Objective
+from art_lowrank.training.warm_loop import check_warm, held_back, remembering, settings_of, watch_of
+from art_lowrank.training.warm_start import WarmStart
 from art_lowrank.weights import Handle, factorize, ranks_of
 
 
 class _Rest(NamedTuple):
-    """What `fit` and `fit_generator` hand on beside the batches."""
+    """What `fit` and `fit_generator` hand on beside the samples."""
 
-    data: str
-    batch_size: int
+    batch_size: int | None
     validation: tuple[Array, Array] | None
     scheduler: Any
     checkpoint: str | Path | None
@@ -70,7 +74,7 @@ class LowRankTrainer(Trainer):
         method: str = "condlr",
         attack: Any = None,
         objective: str = "standard",
-        warm_start: bool = False,
+        warm_start: bool | WarmStart = False,
         trainer: Trainer | None = None,
         seed: int = 0,
         verbose: bool = True,
@@ -90,7 +94,9 @@ class LowRankTrainer(Trainer):
         :param method: "condlr", "dlrt" (ranks adapt), "nuclear" (dense weights, nuclear norm and l1) or "none".
         :param attack: An ART evasion attack on this classifier, or `Pgd` or `SingleStep` of `art_lowrank.training`.
         :param objective: "standard", or with an attack "madry" or "trades".
-        :param warm_start: Not in this version.
+        :param warm_start: Start every attack where the last one on that sample ended, one step of the attack's ball
+            instead of the attack: True, or `art_lowrank.training.WarmStart` with settings. `fit` without validation
+            data holds a twentieth of the samples back (256 at most) to watch for catastrophic overfitting.
         :param trainer: An adversarial trainer of ART for this classifier that is to do the training.
         :param seed: Decides order, dropout and attacks; global random states are left as they were.
         :param verbose: Show a progress bar.
@@ -102,8 +108,6 @@ class LowRankTrainer(Trainer):
         :param options: Further settings of the method, such as `tolerance` of "dlrt".
         """
         super().__init__(classifier)
-        if warm_start:
-            raise ValueError("warm_start=True is not in this version; leave it out")
         check_classifier(classifier)
         check_settings(keep, tighten, seed)
         given = {"max_cond": max_cond} if method == "condlr" else {"keep": keep} if method == "dlrt" else {}
@@ -115,8 +119,12 @@ class LowRankTrainer(Trainer):
                 f"{type(trainer).__name__} has its own attack and objective; leave attack and objective out"
             )
         check_trainer(trainer, classifier, method)
-        self._architecture = architecture(classifier.model)  # as it was given: a resumed run begins with the same
-        self.objective = Objective(objective, adversary_of(attack, classifier), beta, classifier.loss)
+        self.architecture = architecture(classifier.model)  # as it was given: a resumed run begins with the same
+        self.adversary = adversary_of(attack, classifier)
+        self.objective = Objective(objective, self.adversary, beta, classifier.loss)
+        self.warm_start = settings_of(warm_start)
+        if self.warm_start is not None:
+            check_warm(self.objective, trainer)
         self.handles: list[Handle] = []
         self.history: list[Epoch] = []
 
@@ -167,14 +175,22 @@ class LowRankTrainer(Trainer):
             return
         if kwargs:
             raise TypeError(f"fit has no argument {sorted(kwargs)[0]!r}")
-        batches = shuffled(images, labels, batch_size, self.seed, self.classifier.device)
+        rows, watched = held_back(len(images), self.warm_start is not None and validation_data is None, self.seed)
+        samples = Samples(
+            shuffled(images, labels, batch_size, self.seed, self.classifier.device, rows),
+            look,
+            lambda: tuple(images.shape[1:]),
+            len(images),
+            math.ceil(len(rows) / batch_size),
+            fingerprint(images, classes),
+            (images[watched], classes[watched]),
+        )
         course = Course(nb_epochs, self.seed, patience, self.verbose)
-        rest = _Rest(fingerprint(images, classes), batch_size, validation_data, scheduler, checkpoint, resume)
-        self._train(batches, look, math.ceil(len(x) / batch_size), course, rest)
+        self._train(samples, course, _Rest(batch_size, validation_data, scheduler, checkpoint, resume))
 
     def fit_generator(
         self,
-        generator: DataGenerator,
+        generator: DataGenerator | DataLoader[Any],
         nb_epochs: int = 20,
         *,
         validation_data: tuple[Array, Array] | None = None,
@@ -184,56 +200,52 @@ class LowRankTrainer(Trainer):
         patience: int | None = None,
     ) -> None:
         """
-        The same on batches of a generator; resumed exactly if it draws every epoch from a global random state anew.
+        The same on batches of a generator or of a DataLoader; resumed exactly if it draws every epoch from a global
+        random state anew. A warm start needs batches (x, y, indices) or (x, y, indices, moves), which the data set
+        `art_lowrank.training.Indexed` gives, and is watched over on the validation data, if there are any.
         """
         if self.trainer is not None:
             raise ValueError("fit_generator does its own training; call it on the trainer you gave, or use fit")
-        check_course(generator.batch_size, nb_epochs, patience, validation_data is not None)
-        if generator.size is None:
-            raise ValueError("the generator's size is None; give the number of samples of an epoch")
-        number = math.ceil(generator.size / generator.batch_size)
-
-        def batches(epoch: int) -> Iterable[Batch]:
-            for x, y in one_pass(generator):
-                labels = labels_of(self.classifier, y)[0].to(self.classifier.device)
-                yield torch.from_numpy(np.asarray(x, dtype=np.float32)).to(self.classifier.device), labels
-
-        def first() -> Tensor:
-            return torch.from_numpy(np.asarray(next(one_pass(generator))[0], dtype=np.float32))
-
-        data = f"generator of {generator.size}"
-        rest = _Rest(data, generator.batch_size, validation_data, scheduler, checkpoint, resume)
-        self._train(batches, first, number, Course(nb_epochs, self.seed, patience, self.verbose), rest)
+        samples = samples_of(self.classifier, generator, self.warm_start is not None)
+        check_course(generator.batch_size or 1, nb_epochs, patience, validation_data is not None)
+        course = Course(nb_epochs, self.seed, patience, self.verbose)
+        self._train(samples, course, _Rest(generator.batch_size, validation_data, scheduler, checkpoint, resume))
 
     def predict(self, x: Array, **kwargs: Any) -> Array:
         """The classifier's predictions; keywords go to its own `predict`."""
         found: Array = self.classifier.predict(x, **kwargs)
         return found
 
-    def _train(
-        self,
-        batches: Callable[[int], Iterable[Batch]],
-        look: Callable[[], Tensor],
-        per_epoch: int,
-        course: Course,
-        rest: _Rest,
-    ) -> None:
+    def _train(self, samples: Samples, course: Course, rest: _Rest) -> None:
         check_scheduler(rest.scheduler, self.classifier.optimizer)
-        folder = None if rest.checkpoint is None else Folder(Path(rest.checkpoint), self._asked(rest))
+        asked = asked_of(self, rest.batch_size, samples.name, rest.scheduler)
+        folder = None if rest.checkpoint is None else Folder(Path(rest.checkpoint), asked)
         before = folder.load() if folder is not None and rest.resume else None
-        self._prepare(look, None if before is None else before["ranks"], course.epochs * per_epoch)
-        classifier = self.classifier
+        self._prepare(samples.look, None if before is None else before["ranks"], course.epochs * samples.per_epoch)
+        classifier, objective, watch = self.classifier, self.objective, None
+        if self.warm_start is not None:
+            place = None if folder is None else folder.path / "perturbations"
+            shape = samples.shape()
+            objective = remembering(objective, self.warm_start, samples.total, shape, place, samples.name, rest.resume)
+            watch = watch_of(self.objective, self.warm_start, self._watched(samples, rest))
         learner = Learner(
-            classifier.model, logits_of(classifier), classifier.optimizer, self.objective, self.handles, rest.scheduler
+            classifier.model,
+            logits_of(classifier),
+            classifier.optimizer,
+            objective,
+            self.handles,
+            rest.scheduler,
+            watch,
         )
-        self.history = train(
-            learner,
-            batches,
-            course,
-            validation_of(self.classifier, rest.validation, self.objective.adversary),
-            folder,
-            rest.resume,
-        )
+        validate = validation_of(classifier, rest.validation, self.adversary)
+        self.history = train(learner, samples.batches, course, validate, folder, rest.resume)
+
+    def _watched(self, samples: Samples, rest: _Rest) -> tuple[Tensor, Tensor] | None:
+        """Samples and class numbers that watch over a warm start: those of validation, or those held back."""
+        if rest.validation is None:
+            return samples.watched
+        x, y = rest.validation
+        return torch.from_numpy(np.asarray(x, np.float32)), labels_of(self.classifier, y)[1]
 
     def _prepare(self, look: Callable[[], Tensor], ranks: Mapping[str, int] | None, steps: int) -> None:
         """Factorise the model and attach the method, unless that was done before."""
@@ -254,27 +266,3 @@ class LowRankTrainer(Trainer):
         if not self.handles:
             over = {"over": round(self.tighten * steps)} if self.method == "condlr" and self.tighten else {}
             self.handles = attach(self.method, classifier.model, classifier.optimizer, {**self.options, **over})
-
-    def _asked(self, rest: _Rest) -> dict[str, Any]:
-        """The configuration a checkpoint belongs to. The number of epochs is left out: training may go on longer."""
-        optimizer, objective = self.classifier.optimizer, self.objective
-        return {
-            "method": self.method,
-            "options": json.dumps(self.options, sort_keys=True, default=str),
-            "keep": self.keep,
-            "ranks": str(self.ranks),
-            "skip": list(self.skip),
-            "fresh": self.fresh,
-            "tighten": self.tighten,
-            "objective": objective.name,
-            "attack": named(objective.adversary),
-            "beta": objective.beta if objective.name == "trades" else None,
-            "loss": named(objective.loss),
-            "preprocessing": str(self.classifier.preprocessing_operations),
-            "seed": self.seed,
-            "batch_size": rest.batch_size,
-            "data": rest.data,
-            "architecture": self._architecture,
-            "optimizer": f"{type(optimizer).__name__} {sorted(optimizer.defaults.items(), key=str)}",
-            "scheduler": None if rest.scheduler is None else type(rest.scheduler).__name__,
-        }

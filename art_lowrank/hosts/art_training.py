@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
 from art.data_generators import DataGenerator, NumpyDataGenerator, PyTorchDataGenerator
 from art.defences.trainer import AdversarialTrainer, AdversarialTrainerMadryPGD, Trainer
-from art.estimators.classification.pytorch import PyTorchClassifier
 from art.utils import check_and_transform_label_format
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from art_lowrank.hosts.art_oracle import Array, outputs_of, reaches_torch
+from art_lowrank.hosts.art_oracle import Array, outputs_of
+from art_lowrank.hosts.art_trainer_checks import check_scheduler
 from art_lowrank.training.adversaries import Adversary, Logits
+from art_lowrank.training.loop import Batch
 from art_lowrank.training.measure import measured
+from art_lowrank.training.warm_loop import placed
 from art_lowrank.weights import factorize, ranks_of
-from art_lowrank.weights.convert import check_keep
 
 LOOK = 512  # images that decide about ranks
+
+
+class Samples(NamedTuple):
+    """What is trained on: batches of an epoch, a first look, how many samples and batches an epoch has."""
+
+    batches: Callable[[int], Iterable[Batch]]
+    look: Callable[[], Tensor]
+    shape: Callable[[], tuple[int, ...]]
+    total: int
+    per_epoch: int
+    name: str
+    watched: tuple[Tensor, Tensor] | None  # samples and class numbers that watch over a warm start
 
 
 class ArtAdversary:
@@ -33,6 +49,22 @@ class ArtAdversary:
 
     def __init__(self, attack: EvasionAttack) -> None:
         self.attack = attack
+
+    @property
+    def eps(self) -> Any:
+        """Its radius; an AttributeError if it has none."""
+        return self.attack.eps
+
+    @property
+    def norm(self) -> Any:
+        """Its norm; an AttributeError if it has none."""
+        return self.attack.norm
+
+    @property
+    def clip(self) -> tuple[float, float] | None:
+        """The range of samples."""
+        bounds = self.attack.estimator.clip_values
+        return None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
     def __call__(self, logits: Logits, x: Tensor, y: Tensor, number: int) -> Tensor:
         with quiet(self.attack):
@@ -75,37 +107,6 @@ def quiet(attack: Any) -> Iterator[None]:
             attack.set_params(verbose=before)
 
 
-def check_classifier(classifier: Any) -> None:
-    """What the loop needs of a classifier."""
-    if not isinstance(classifier, PyTorchClassifier):
-        raise ValueError(
-            f"the classifier is a {type(classifier).__name__}; low-rank training needs a PyTorchClassifier"
-        )
-    if classifier.optimizer is None:
-        raise ValueError("Optimizer of classifier is currently None, but is required for low-rank training.")
-    if not reaches_torch(classifier):
-        raise ValueError("the classifier's preprocessing is not all torch; give it PyTorch defences, or none")
-
-
-def check_settings(keep: float, tighten: float, seed: int) -> None:
-    """Numbers that could never do."""
-    check_keep(keep)
-    if not 0 <= tighten <= 1:
-        raise ValueError(f"tighten is {tighten!r}; give a share of all steps in [0, 1]")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed is {seed!r}; give a whole number of at least 0")
-
-
-def check_trainer(trainer: Trainer | None, classifier: Any, method: str) -> None:
-    """One of ART's trainers, for this classifier, that the method can live with."""
-    if trainer is None:
-        return
-    if trainer.get_classifier() is not classifier:
-        raise ValueError("the trainer was made for another classifier; make it with the one that is trained")
-    if method == "dlrt" and hasattr(trainer, "_proxy_classifier"):
-        raise ValueError(f"{type(trainer).__name__} needs ranks that stay; give method='condlr' instead of 'dlrt'")
-
-
 def named(thing: object) -> str:
     """What tells an attack or a loss from another, in every process."""
     if isinstance(thing, FunctionType):
@@ -114,6 +115,32 @@ def named(thing: object) -> str:
         shown = {name: value for name, value in vars(thing).items() if isinstance(value, str | int | float)}
         return f"{thing!r} {sorted((name, value) for name, value in shown.items() if name != 'training')}"
     return repr(thing)
+
+
+def asked_of(trainer: Any, batch_size: int | None, data: str, scheduler: Any) -> dict[str, Any]:
+    """The configuration a checkpoint belongs to. The number of epochs is left out: training may go on longer."""
+    optimizer, objective, warm = trainer.classifier.optimizer, trainer.objective, trainer.warm_start
+    return {
+        "method": trainer.method,
+        "options": json.dumps(trainer.options, sort_keys=True, default=str),
+        "keep": trainer.keep,
+        "ranks": str(trainer.ranks),
+        "skip": list(trainer.skip),
+        "fresh": trainer.fresh,
+        "tighten": trainer.tighten,
+        "objective": objective.name,
+        "attack": named(objective.adversary),
+        "warm_start": None if warm is None else str(replace(warm, path=None)),
+        "beta": objective.beta if objective.name == "trades" else None,
+        "loss": named(objective.loss),
+        "preprocessing": str(trainer.classifier.preprocessing_operations),
+        "seed": trainer.seed,
+        "batch_size": batch_size,
+        "data": data,
+        "architecture": trainer.architecture,
+        "optimizer": f"{type(optimizer).__name__} {sorted(optimizer.defaults.items(), key=str)}",
+        "scheduler": None if scheduler is None else type(scheduler).__name__,
+    }
 
 
 def logits_of(classifier: Any) -> Logits:
@@ -163,30 +190,48 @@ def validation_of(
     return lambda: measured(classifier.model, logits, images, classes, adversary).shares()
 
 
-def one_pass(generator: DataGenerator) -> Iterator[tuple[Array, Array]]:
+def one_pass(generator: DataGenerator | DataLoader[Any]) -> Iterator[tuple[Any, ...]]:
     """The batches of one epoch, from the beginning of the generator's data where that can be had."""
-    if isinstance(generator, PyTorchDataGenerator):
-        for x, y, *_ in generator.iterator:
-            yield x.numpy(), y.numpy()
+    if isinstance(generator, DataLoader | PyTorchDataGenerator):
+        yield from map(tuple, generator if isinstance(generator, DataLoader) else generator.iterator)
     elif isinstance(generator, NumpyDataGenerator):
-        yield from iter(generator)
+        yield from map(tuple, generator)
     else:
         for _ in range(math.ceil(generator.size / generator.batch_size)):
-            yield generator.get_batch()
+            yield tuple(generator.get_batch())
+
+
+def counted(generator: DataGenerator | DataLoader[Any]) -> tuple[int, int]:
+    """Samples and batches of an epoch."""
+    if isinstance(generator, DataLoader):
+        return len(generator.dataset), len(generator)  # type: ignore[arg-type]
+    if not isinstance(generator, DataGenerator):
+        raise ValueError(f"the generator is a {type(generator).__name__}; give a DataGenerator of ART or a DataLoader")
+    if generator.size is None:
+        raise ValueError("the generator's size is None; give the number of samples of an epoch")
+    return generator.size, math.ceil(generator.size / generator.batch_size)
+
+
+def samples_of(classifier: Any, generator: DataGenerator | DataLoader[Any], warm: bool) -> Samples:
+    """The batches of a generator; for a warm start with the places they name."""
+    total, per_epoch = counted(generator)
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        for batch in one_pass(generator):
+            place = placed(batch)[2] if warm else None
+            labels = labels_of(classifier, batch[1])[0].to(classifier.device)
+            yield torch.from_numpy(np.asarray(batch[0], dtype=np.float32)).to(classifier.device), labels, place
+
+    def first() -> Tensor:
+        return torch.from_numpy(np.asarray(next(one_pass(generator))[0], dtype=np.float32))
+
+    return Samples(batches, first, lambda: tuple(first().shape[1:]), total, per_epoch, f"generator of {total}", None)
 
 
 def set_root(classifier: Any, model: nn.Module) -> None:
     """Exchange the whole module of a classifier: `set_params(model=...)` would break its wrapper."""
     if classifier.model is not model:
         classifier._model._model = model
-
-
-def check_scheduler(scheduler: Any, optimizer: Any) -> None:
-    """Something that steps, and steps this optimizer."""
-    if scheduler is not None and not callable(getattr(scheduler, "step", None)):
-        raise ValueError(f"scheduler is {scheduler!r}; give a torch scheduler of the classifier's optimizer")
-    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise ValueError("the scheduler was made for another optimizer; make it with classifier.optimizer")
 
 
 def hand_over(trainer: Trainer, x: Array, y: Array, batch: int, epochs: int, scheduler: Any, rest: Any) -> None:
@@ -225,20 +270,3 @@ def _passing(scheduler: Any) -> Any:
             self.step = step
 
     return Passing(scheduler.step)
-
-
-def check_sizes(images: Tensor, labels: Tensor) -> None:
-    """As many labels as samples, and numbers that are finite."""
-    if not len(images) or len(images) != len(labels):
-        raise ValueError(f"x holds {len(images)} samples and y {len(labels)} labels; give as many, and at least one")
-    if not bool(torch.isfinite(images).all()):
-        raise ValueError("x holds NaN or infinite numbers; leave those samples out")
-
-
-def check_course(batch_size: int, nb_epochs: int, patience: int | None, validated: bool) -> None:
-    """Numbers of batches and epochs that can be."""
-    for name, value in (("batch_size", batch_size), ("nb_epochs", nb_epochs)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; give a whole number of at least 1")
-    if patience is not None and not validated:
-        raise ValueError(f"patience={patience} counts validations; give validation_data too, or leave patience out")

@@ -16,6 +16,7 @@ from art_lowrank.attack.options import Options
 from art_lowrank.attack.oracle import ModelOracle
 
 Logits = Callable[[Tensor], Tensor]
+TINY = 1e-12
 
 
 class Adversary(Protocol):
@@ -58,35 +59,55 @@ class Pgd:
 class SingleStep:
     """One gradient from a random start, a step of `length` radii, back into the ball: "fast" adversarial training.
 
-    After arXiv 2001.03994 for l_inf; the l2 form is ours.
+    After arXiv 2001.03994 for l_inf; the l2 form is ours. `start` is the size of the random start in radii: 0 and
+    length 1 make it FGSM.
     """
 
     eps: float
     norm: float | str = "inf"
     length: float = 1.25
     clip: tuple[float, float] | None = (0.0, 1.0)
+    start: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse impossible settings now."""
         is_linf(self.norm)
-        for name in ("eps", "length"):
+        for name in ("eps", "length", "start"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give a finite number of at least 0")
 
     def __call__(self, logits: Logits, x: Tensor, y: Tensor, number: int) -> Tensor:
-        flat = is_linf(self.norm)
-        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(number)).to(x) * 2 - 1
-        start = self.eps * (noise if flat else noise / _lengths(noise))
-        images = self._boxed(x + start).requires_grad_()
-        with torch.enable_grad():
-            gradient = torch.autograd.grad(cross_entropy(logits(images), y, reduction="sum"), images)[0]
-        step = gradient.sign() if flat else gradient / _lengths(gradient)
-        delta = images.detach() - x + self.length * self.eps * step
-        inside = delta.clamp(-self.eps, self.eps) if flat else delta * (self.eps / _lengths(delta)).clamp_max(1)
-        return self._boxed(x + inside)
+        images = boxed(x + self.start * self.eps * noise(x, self.norm, number), self.clip)
+        delta = images - x + self.length * self.eps * direction(loss_gradient(logits, images, y), self.norm)
+        return boxed(x + self.eps * inside(delta / max(self.eps, TINY), self.norm), self.clip)
 
-    def _boxed(self, x: Tensor) -> Tensor:
-        return x if self.clip is None else x.clamp(*self.clip)
+
+def loss_gradient(logits: Logits, images: Tensor, y: Tensor) -> Tensor:
+    """The gradient of the images' cross-entropy."""
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        return torch.autograd.grad(cross_entropy(logits(images), y, reduction="sum"), images)[0]
+
+
+def noise(x: Tensor, norm: float | str, number: int) -> Tensor:
+    """A random perturbation of radius 1: uniform for l_inf, on the sphere for l2."""
+    found = torch.rand(x.shape, generator=torch.Generator().manual_seed(number)).to(x) * 2 - 1
+    return found if is_linf(norm) else found / lengths(found)
+
+
+def direction(gradient: Tensor, norm: float | str) -> Tensor:
+    """The step of radius 1 that climbs most."""
+    return gradient.sign() if is_linf(norm) else gradient / lengths(gradient)
+
+
+def inside(delta: Tensor, norm: float | str) -> Tensor:
+    """The nearest perturbation in the ball of radius 1."""
+    return delta.clamp(-1, 1) if is_linf(norm) else delta / lengths(delta).clamp_min(1)
+
+
+def boxed(x: Tensor, clip: tuple[float, float] | None) -> Tensor:
+    """Images inside their range, if they have one."""
+    return x if clip is None else x.clamp(*clip)
 
 
 def is_linf(norm: float | str) -> bool:
@@ -98,6 +119,7 @@ def is_linf(norm: float | str) -> bool:
     raise ValueError(f"norm is {norm!r}; a single step takes 2 or 'inf', other norms need steps > 1")
 
 
-def _lengths(x: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1).clamp_min(1e-12)
+def lengths(x: Tensor) -> Tensor:
+    """The l2 norm of every image, to divide by."""
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1).clamp_min(TINY)
     return norm.reshape(-1, *[1] * (x.ndim - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from art_lowrank.training.adversaries import Logits
 from art_lowrank.training.checkpoint import State, load_weights
 from art_lowrank.training.objectives import Objective
+from art_lowrank.training.overfitting import Watch, careful
 from art_lowrank.weights import Handle, low_rank_layers, ranks_of
 
 Epoch = dict[str, Any]  # what is known of one epoch, plain values
@@ -33,6 +34,17 @@ class Learner:
     objective: Objective
     handles: Sequence[Handle] = ()
     scheduler: Any = None
+    watch: Watch | None = None
+
+    def after(self, history: Sequence[Epoch]) -> Learner:
+        """What trains the next epoch: the same, or with two steps where the watch has seen reason to."""
+        if self.watch is None or not self.watch.falls_back(history):
+            return self
+        return replace(self, objective=careful(self.objective))
+
+    def watched(self) -> Epoch:
+        """How far the net overfits to single steps, if somebody watches."""
+        return {} if self.watch is None else {"overfit": self.watch(self.model, self.logits)}
 
     def state(self) -> State:
         """Everything that changes in training, to be saved."""

@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 
 from art_lowrank.training.checkpoint import Folder
 from art_lowrank.training.learner import Diverged, Epoch, Good, Learner, check_weights, spectrum
+from art_lowrank.training.moves import Place
 
-Batch = tuple[Tensor, Tensor]
-SHOWN = ("loss", "clean", "robust", "cond")  # of an epoch, beside the progress bar
+Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Place | None]
+SHOWN = ("loss", "clean", "robust", "overfit", "cond")  # of an epoch, beside the progress bar
 
 
 class Course(NamedTuple):
@@ -40,7 +41,7 @@ def train(
 ) -> list[Epoch]:
     """Train for `course.epochs`, or go on where the folder's last checkpoint ends; returns what is known of each epoch.
 
-    batches     the batches of an epoch, given its number
+    batches     the batches of an epoch, given its number: (x, y), for a warm start (x, y, Place)
     validate    measures the model after an epoch; what is best is decided by "robust" if it is there, else "clean"
     """
     history = []
@@ -53,7 +54,7 @@ def train(
         if exhausted(history, course.patience):
             break
         try:
-            history.append(one_epoch(learner, batches, number, course.seed, validate))
+            history.append(one_epoch(learner.after(history), batches, number, course.seed, validate))
         except Diverged:
             good.bring_back(learner)
             raise
@@ -77,11 +78,13 @@ def one_epoch(
     started = time.perf_counter()
     rate = float(learner.optimizer.param_groups[0]["lr"])
     with seeded(seed, number):
-        losses, right, images = steps(learner, batches(number), number, seed)
-        check_weights(learner.model, number)
+        with learner.objective.epoch(number):
+            losses, right, images = steps(learner, batches(number), number, seed)
+            check_weights(learner.model, number)
         for handle in learner.handles:
             handle.enforce()
         measured = validate() if validate is not None else {}
+        measured |= learner.watched()
     mean = losses / max(1, images)
     known = {"epoch": number + 1, "loss": mean, "accuracy": right / max(1, images), "lr": rate, **measured}
     if not all(handle.ready for handle in learner.handles):
@@ -94,8 +97,9 @@ def steps(learner: Learner, batches: Iterable[Batch], epoch: int, seed: int) -> 
     """One optimizer step a batch; the sum of the losses, the number of images right, the number of images."""
     losses, right, images = 0.0, 0, 0
     learner.model.train()
-    for number, (x, y) in enumerate(batches):
-        judged = learner.objective(learner.model, learner.logits, x, y, _number(seed, epoch, number))
+    for number, batch in enumerate(batches):
+        x, y, place = (*batch, None)[:3]
+        judged = learner.objective.at(place)(learner.model, learner.logits, x, y, _number(seed, epoch, number))
         value = float(judged.loss.detach())
         if not math.isfinite(value):
             raise Diverged(
@@ -171,16 +175,22 @@ def seeded(seed: int, epoch: int) -> Iterator[None]:
             random.setstate(python_state)
 
 
-def shuffled(x: Tensor, y: Tensor, size: int, seed: int, device: torch.device) -> Callable[[int], Iterator[Batch]]:
-    """Batches of an epoch in an order that follows from seed and epoch. A last single image joins its neighbours."""
+def shuffled(
+    x: Tensor, y: Tensor, size: int, seed: int, device: torch.device, among: Tensor | None = None
+) -> Callable[[int], Iterator[Batch]]:
+    """Batches of an epoch in an order that follows from seed and epoch, of all images or `among` some.
+
+    A last single image joins its neighbours.
+    """
+    chosen = torch.arange(len(x)) if among is None else among
 
     def batches(epoch: int) -> Iterator[Batch]:
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(_number(seed, epoch, 1)))
-        parts = list(order.split(size))
+        order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(_number(seed, epoch, 1)))
+        parts = list(chosen[order].split(size))
         if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot be trained on one image
             parts[-2:] = [torch.cat(parts[-2:])]
         for rows in parts:
-            yield x[rows].to(device), y[rows].to(device)
+            yield x[rows].to(device), y[rows].to(device), Place(rows)
 
     return batches
 

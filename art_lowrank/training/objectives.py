@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from art_lowrank.attack.oracle import evaluating
 from art_lowrank.training.adversaries import Adversary, Logits
+from art_lowrank.training.moves import Place
+from art_lowrank.training.warm_start import Warm
 
 OBJECTIVES = ("standard", "madry", "trades")
 
@@ -28,7 +31,7 @@ class Objective:
     """One of `OBJECTIVES`. Examples are made in evaluation mode; TRADES' attack goes away from the label, as ART's."""
 
     name: str = "standard"
-    adversary: Adversary | None = None
+    adversary: Adversary | Warm | None = None
     beta: float = 6.0  # of TRADES: the weight of the divergence between clean and adversarial predictions
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
 
@@ -47,13 +50,34 @@ class Objective:
         """The loss of a batch in training mode."""
         if self.adversary is None:
             return self._judged(logits(x), y)
+        if isinstance(self.adversary, Warm):
+            raise ValueError(
+                "a warm start has to know where a batch's images stand; give them with Objective.at(place)"
+            )
         with evaluating(model):
-            attacked = self.adversary(logits, x, _classes(y), number).detach()
+            attacked = self.adversary(logits, x, _classes(y), number)
+        attacked = attacked if attacked.is_leaf else attacked.detach()  # a leaf may wait for its gradient
         if self.name == "madry":
             return self._judged(logits(attacked), y)
         clean, moved = logits(x), logits(attacked)
         apart = F.kl_div(moved.log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True)
         return Judged(self.loss(clean, y) + self.beta * apart, _right(moved, y))
+
+    def at(self, place: Place | None) -> Objective:
+        """The objective for the images at these places: another one only for an adversary that remembers them."""
+        if place is None or not isinstance(self.adversary, Warm):
+            return self
+        return replace(self, adversary=self.adversary.at(place))
+
+    @contextmanager
+    def epoch(self, number: int) -> Iterator[None]:
+        """The time of one epoch; what the adversary remembers of it counts if nothing is raised."""
+        if not isinstance(self.adversary, Warm):
+            yield
+            return
+        self.adversary.begin(number)
+        yield
+        self.adversary.store.commit()
 
     def _judged(self, outputs: Tensor, y: Tensor) -> Judged:
         return Judged(self.loss(outputs, y), _right(outputs, y))

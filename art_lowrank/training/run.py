@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from art_lowrank.training.loop import Course, best_of, shuffled, train
 from art_lowrank.training.measure import Right, fingerprint, measured
 from art_lowrank.training.methods import DENSE, attach, options_of
 from art_lowrank.training.objectives import Objective
+from art_lowrank.training.warm_loop import check_warm, remembering, watch_of
+from art_lowrank.training.warm_start import WarmStart
 from art_lowrank.weights import factorize, ranks_of
 from art_lowrank.weights.convert import candidates
 
@@ -49,6 +51,7 @@ class Recipe:
     steps: int = 5
     rank: str = "full"
     beta: float = 6.0
+    warm_start: bool = False
     optimizer: str = "adamw"
     lr: float = 3e-3
     epochs: int = 20
@@ -64,11 +67,13 @@ def main(recipe: Recipe, out: Path, resume: bool, verbose: bool, say: Callable[[
     folder = Folder(out, {**asdict(recipe), "images": fingerprint(data.train.x, data.train.y)})
     before = folder.load() if resume else None
     learner = learner_of(recipe, data, before["ranks"] if before else None)
+    if recipe.warm_start:
+        learner = warm(recipe, learner, data, folder, resume)
     device = next(learner.model.parameters()).device
     batches = shuffled(data.train.x, data.train.y, recipe.batch_size, recipe.seed, device)
 
     def validate() -> dict[str, float]:
-        return measured(learner.model, learner.model, *data.validation, learner.objective.adversary).shares()
+        return measured(learner.model, learner.model, *data.validation, adversary_of(recipe)).shares()
 
     course = Course(recipe.epochs, recipe.seed, recipe.patience, verbose)
     ranks = ranks_of(learner.model) or "full"
@@ -84,7 +89,9 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"tighten is {recipe.tighten!r}; give a share of all steps in [0, 1]")
     if recipe.steps < 1:
         raise ValueError(f"steps is {recipe.steps}; give at least 1 gradient")
-    Objective(recipe.objective, adversary_of(recipe), recipe.beta)
+    objective = Objective(recipe.objective, adversary_of(recipe), recipe.beta)
+    if recipe.warm_start:
+        check_warm(objective, None)
     Pgd(recipe.eps, norm_of(recipe.norm), recipe.steps, rank_of(recipe.rank))
 
 
@@ -123,6 +130,14 @@ def learner_of(recipe: Recipe, data: Data, ranks: dict[str, int] | None) -> Lear
     handles = attach(recipe.method, model, optimizer, options)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
     return Learner(model, model, optimizer, objective, handles, schedule)
+
+
+def warm(recipe: Recipe, learner: Learner, data: Data, folder: Folder, resume: bool) -> Learner:
+    """The same, from stored perturbations that lie beside the checkpoint; validation images watch over it."""
+    settings, x = WarmStart(), data.train.x
+    place, name = folder.path / "perturbations", fingerprint(x, data.train.y)
+    objective = remembering(learner.objective, settings, len(x), tuple(x.shape[1:]), place, name, resume)
+    return replace(learner, objective=objective, watch=watch_of(learner.objective, settings, data.validation))
 
 
 def model_of(recipe: Recipe, data: Data) -> nn.Module:

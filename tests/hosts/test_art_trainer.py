@@ -99,7 +99,7 @@ def test_is_a_plain_loop_over_the_same_batches_on_inputs_preprocessed_once():
     losses, clean = [], []
     for epoch in range(2):
         total = 0.0
-        for x, y in batches(epoch):
+        for x, y, _ in batches(epoch):
             loss = nn.functional.cross_entropy(net((x - 0.3) / 0.25), y)
             optimizer.zero_grad()
             loss.backward()
@@ -267,7 +267,12 @@ def test_fit_again_trains_on():
 
 
 BAD_OPTIONS = [
-    ({"warm_start": True}, "warm_start=True is not in this version"),
+    ({"warm_start": True}, "warm_start=True needs an attack whose ball it works in"),
+    ({"warm_start": "yes"}, "warm_start is 'yes'"),
+    (
+        {"warm_start": True, "attack": Pgd(0.1, "nuc"), "objective": "madry"},
+        "takes eps and norm .2 or inf. from the attack",
+    ),
     ({"tighten": 1.5}, "tighten is 1.5"),
     ({"tighten": float("nan")}, "tighten is nan"),
     ({"method": "cond"}, "method is 'cond'; give one of 'condlr'"),

@@ -108,7 +108,7 @@ def test_mean_loss_and_accuracy_are_those_of_all_images():
     outputs = learner.model(x).detach()
     assert found["loss"] == pytest.approx(float(nn.functional.cross_entropy(outputs, y)), rel=1e-5)
     assert found["accuracy"] == float((outputs.argmax(1) == y).double().mean())
-    sizes = [len(batch) for batch, _ in shuffled(x[:65], y[:65], 32, 0, CPU)(0)]
+    sizes = [len(batch) for batch, *_ in shuffled(x[:65], y[:65], 32, 0, CPU)(0)]
     assert sizes == [32, 33]  # no batch of one image
     uneven = small("none", lr=0.0, optimizer=torch.optim.SGD)
     uneven.model[1] = nn.Identity()
@@ -120,12 +120,15 @@ def test_mean_loss_and_accuracy_are_those_of_all_images():
 def test_batches_hold_every_image_once_in_an_order_of_their_own():
     x, y = torch.arange(50.0)[:, None], torch.arange(50)
     batches = shuffled(x, y, 16, 3, CPU)
-    first, again, second = ([int(label) for _, labels in batches(epoch) for label in labels] for epoch in (0, 0, 1))
+    first, again, second = ([int(label) for _, labels, _ in batches(epoch) for label in labels] for epoch in (0, 0, 1))
     assert sorted(first) == sorted(second) == list(range(50))
     assert first == again
     assert first != second
-    assert first != [int(label) for _, labels in shuffled(x, y, 16, 4, CPU)(0) for label in labels]
-    assert all(torch.equal(images[:, 0].long(), labels) for images, labels in batches(0))
+    assert first != [int(label) for _, labels, _ in shuffled(x, y, 16, 4, CPU)(0) for label in labels]
+    assert all(torch.equal(images[:, 0].long(), labels) for images, labels, _ in batches(0))
+    assert all(torch.equal(place.indices, labels) for _, labels, place in batches(0))
+    some = shuffled(x, y, 16, 3, CPU, among=torch.tensor([7, 30, 2]))
+    assert sorted(int(label) for _, labels, _ in some(0) for label in labels) == [2, 7, 30]
 
 
 @pytest.mark.parametrize("method", ["condlr", "dlrt", "none", "nuclear"])

@@ -1,0 +1,113 @@
+"""Data sets whose items say where they stand and how they were moved, for training from stored perturbations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from art_lowrank.training.moves import Moves, Size
+
+SEPARABLE = (  # torchvision's transforms that move rows and columns apart
+    *("RandomCrop", "CenterCrop", "RandomResizedCrop", "Resize", "Pad"),
+    *("RandomHorizontalFlip", "RandomVerticalFlip"),
+)
+STILL = (  # those that leave every pixel in its place
+    *("ToTensor", "PILToTensor", "ToPILImage", "ToImage", "ToDtype", "ToPureTensor", "ConvertImageDtype", "Identity"),
+    *(
+        "Normalize",
+        "ColorJitter",
+        "Grayscale",
+        "RandomGrayscale",
+        "RandomPhotometricDistort",
+        "RandomChannelPermutation",
+    ),
+    *("GaussianBlur", "GaussianNoise", "RandomErasing", "RandomInvert", "RandomPosterize", "RandomSolarize"),
+    *("RandomAdjustSharpness", "RandomAutocontrast", "RandomEqualize", "RGB"),
+)
+
+
+class Indexed(Dataset[Any]):
+    """The items (x, y) of a data set as (x, y, index), or with a transform of torchvision as (x, y, index, moves).
+
+    transform   applied to x, whose flips, crops and resizes are written down; the data set's own must not move pixels
+    frame       height and width in which perturbations are kept, for images of several sizes; None: each its own
+    """
+
+    def __init__(self, dataset: Any, transform: Callable[[Any], Any] | None = None, frame: Size | None = None) -> None:
+        """Check the transform, one by one."""
+        self.dataset, self.frame = dataset, frame
+        self.transforms = None if transform is None else list(flattened(transform))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = self.dataset[index]
+        if self.transforms is None:
+            return x, y, index
+        size = size_of(x)
+        shown, moves = recorded(self.transforms, x, size)
+        if self.frame is not None and self.frame != size:
+            moves = resized(self.frame, size).then(moves)
+        return shown, y, index, Moves(moves.scale[0], moves.shift[0])
+
+
+def flattened(transform: Any) -> Iterable[Any]:
+    """The steps of a transform; one that does not move rows and columns apart is refused."""
+    name = type(transform).__name__
+    if name in ("Compose", "Sequential"):
+        for part in getattr(transform, "transforms", transform):
+            yield from flattened(part)
+    elif name in SEPARABLE or name in STILL:
+        yield transform
+    else:
+        raise ValueError(
+            f"{name} is not known to move rows and columns apart, as flips and crops do; stored perturbations cannot "
+            "follow it: leave it out, or apply it to the images that come out of the attack"
+        )
+
+
+def recorded(transforms: Iterable[Any], image: Any, size: Size) -> tuple[Any, Moves]:
+    """The transformed image, and its moves: every step that moves pixels is repeated, by the same chance, on a map."""
+    chart = torch.stack([*torch.meshgrid(*map(torch.arange, size), indexing="ij"), torch.ones(size)]).float()
+    for step in transforms:
+        before = torch.get_rng_state()
+        image = step(image)
+        if type(step).__name__ in SEPARABLE:
+            after = torch.get_rng_state()
+            torch.set_rng_state(before)
+            chart = step(chart)
+            torch.set_rng_state(after)
+    inside = chart[2] == 1
+    (rows, columns) = (_line(chart[k], inside, axis=k) for k in (0, 1))
+    return image, Moves(*(torch.tensor([pair]) for pair in zip(rows, columns, strict=True)))
+
+
+def size_of(image: Any) -> Size:
+    """Height and width of a tensor (c, h, w), an array (h, w, c) or a picture."""
+    if isinstance(image, Tensor):
+        return int(image.shape[-2]), int(image.shape[-1])
+    if hasattr(image, "size") and isinstance(image.size, tuple):
+        return int(image.size[1]), int(image.size[0])
+    return int(image.shape[0]), int(image.shape[1])
+
+
+def resized(stored: Size, shown: Size) -> Moves:
+    """The move that shows what is stored at one size at another."""
+    scale = torch.tensor([[a / b for a, b in zip(stored, shown, strict=True)]])
+    return Moves(scale, (scale - 1) / 2)
+
+
+def _line(chart: Tensor, inside: Tensor, axis: int) -> tuple[float, float]:
+    """Scale and shift of the line that the chart's numbers follow along an axis, by what most neighbours say."""
+    kept = inside.any(1 - axis)
+    places = kept.nonzero().flatten().double()
+    if not len(places):
+        return 1.0, 1e6  # nothing of the image is left
+    values = chart.masked_fill(~inside, -torch.inf).amax(1 - axis)[kept].double()
+    scale = float((values.diff() / places.diff()).median()) if len(places) > 1 else 1.0
+    return scale, float((values - scale * places).median())

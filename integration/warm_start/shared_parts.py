@@ -1,0 +1,23 @@
+"""What integration/training and integration/peers have and the comparison of warm starts uses."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
+
+from borrowed import net
+from lenet import Parts, parts
+from robustness import robust
+
+import art_lowrank
+
+__all__ = ["Parts", "digest", "net", "parts", "robust"]
+
+
+def digest() -> str:
+    """Of the package's training code."""
+    files = sorted((Path(art_lowrank.__file__).parent / "training").glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
