@@ -9,12 +9,13 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
 
 from borrowed import net
+from cost import ratio
 from lenet import Parts, parts
 from robustness import robust
 
 import art_lowrank
 
-__all__ = ["Parts", "digest", "net", "parts", "robust"]
+__all__ = ["Parts", "digest", "net", "parts", "ratio", "robust"]
 
 
 def digest() -> str:

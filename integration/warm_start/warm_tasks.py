@@ -70,7 +70,7 @@ def on_mnist(name: str, norm: int | str, eps: float) -> Task:
 
 
 def on_cifar(name: str, norm: int | str, eps: float) -> Task:
-    rates = (0.0025, 0.005, 0.01, 0.02, 0.04)
+    rates = (0.005, 0.01, 0.02, 0.04)
     return Task(name, CIFAR_NET, pretrained, cifar10, norm, eps, 10, rates, sgd, 0.0, True)
 
 
