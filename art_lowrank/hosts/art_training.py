@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -222,6 +223,7 @@ def samples_of(classifier: Any, generator: DataGenerator | DataLoader[Any], warm
             labels = labels_of(classifier, batch[1])[0].to(classifier.device)
             yield torch.from_numpy(np.asarray(batch[0], dtype=np.float32)).to(classifier.device), labels, place
 
+    @cache  # some generators cannot go back to their beginning
     def first() -> Tensor:
         return torch.from_numpy(np.asarray(next(one_pass(generator))[0], dtype=np.float32))
 

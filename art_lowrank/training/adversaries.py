@@ -59,25 +59,23 @@ class Pgd:
 class SingleStep:
     """One gradient from a random start, a step of `length` radii, back into the ball: "fast" adversarial training.
 
-    After arXiv 2001.03994 for l_inf; the l2 form is ours. `start` is the size of the random start in radii: 0 and
-    length 1 make it FGSM.
+    After arXiv 2001.03994 for l_inf; the l2 form is ours.
     """
 
     eps: float
     norm: float | str = "inf"
     length: float = 1.25
     clip: tuple[float, float] | None = (0.0, 1.0)
-    start: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse impossible settings now."""
         is_linf(self.norm)
-        for name in ("eps", "length", "start"):
+        for name in ("eps", "length"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give a finite number of at least 0")
 
     def __call__(self, logits: Logits, x: Tensor, y: Tensor, number: int) -> Tensor:
-        images = boxed(x + self.start * self.eps * noise(x, self.norm, number), self.clip)
+        images = boxed(x + self.eps * noise(x, self.norm, number), self.clip)
         delta = images - x + self.length * self.eps * direction(loss_gradient(logits, images, y), self.norm)
         return boxed(x + self.eps * inside(delta / max(self.eps, TINY), self.norm), self.clip)
 

@@ -33,10 +33,10 @@ def measured(
     with evaluating(model):
         for start in range(0, len(x), batch):
             images, labels = x[start : start + batch].to(place), y[start : start + batch].to(place)
-            right = _right(logits, images, labels)
-            clean.append(right.cpu())
+            found = right(logits, images, labels)
+            clean.append(found.cpu())
             if adversary is not None:
-                robust.append((right & _right(logits, adversary(logits, images, labels, start), labels)).cpu())
+                robust.append((found & right(logits, adversary(logits, images, labels, start), labels)).cpu())
     return Right(torch.cat(clean), torch.cat(robust) if robust else None)
 
 
@@ -57,5 +57,6 @@ def architecture(model: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _right(logits: Logits, x: Tensor, y: Tensor) -> Tensor:
+def right(logits: Logits, x: Tensor, y: Tensor) -> Tensor:
+    """Which images are classified correctly."""
     return logits(x).argmax(1) == y

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from art_lowrank.training.adversaries import Logits, Pgd, SingleStep
-from art_lowrank.training.measure import measured
+from art_lowrank.attack.oracle import evaluating
+from art_lowrank.training.adversaries import Logits, boxed, direction, inside, loss_gradient
+from art_lowrank.training.measure import right
 from art_lowrank.training.objectives import Objective
 from art_lowrank.training.warm_start import Warm
 
@@ -23,12 +25,35 @@ def overfitting(
     eps: float,
     norm: float | str = 2,
     clip: tuple[float, float] | None = (0.0, 1.0),
-    steps: int = 10,
 ) -> float:
-    """Accuracy under one step of a radius minus that under `steps` gradients, on images that were not trained on."""
-    single = measured(model, logits, x, y, SingleStep(eps, norm, 1.0, clip, start=0.0)).shares()["robust"]
-    many = measured(model, logits, x, y, Pgd(eps, norm, steps, "full", clip)).shares()["robust"]
-    return single - many
+    """The share of images that withstand one step of a radius less those that withstand ten of a quarter.
+
+    Take images that were not trained on. Near 0 is good; above 0.3 the net has learnt to deceive single steps.
+    """
+    place = next(model.parameters()).device
+    x, y = x.to(place), y.to(place)
+    with evaluating(model):
+        one, ten = (withstood(logits, x, y, eps, norm, clip, *course) for course in ((1, 1.0), (10, 0.25)))
+    return float(one.double().mean() - ten.double().mean())
+
+
+def withstood(
+    logits: Logits,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    norm: float | str,
+    clip: tuple[float, float] | None,
+    steps: int,
+    length: float,
+) -> Tensor:
+    """Which images are right before, and after every one of some gradient steps, whose length is in radii."""
+    delta, holds = torch.zeros_like(x), right(logits, x, y)
+    for _ in range(steps):
+        gradient = loss_gradient(logits, boxed(x + eps * delta, clip), y)
+        delta = inside(delta + length * direction(gradient, norm), norm)
+        holds &= right(logits, boxed(x + eps * delta, clip), y)
+    return holds
 
 
 @dataclass(frozen=True)

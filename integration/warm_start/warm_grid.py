@@ -18,11 +18,11 @@ from warm_tasks import TASKS, Task
 
 from art_lowrank import lowrank_pgd
 from art_lowrank.record import Record, append, pack, read, versions
-from art_lowrank.training.adversaries import SingleStep
 from art_lowrank.training.loop import Course, Diverged, Learner, shuffled, train
 from art_lowrank.training.measure import measured
 from art_lowrank.training.moves import Moves, Place
 from art_lowrank.training.objectives import Objective
+from art_lowrank.training.overfitting import withstood
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "warm_start.jsonl"
 SEEDS, TESTED, TUNED = (0, 1, 2), 500, 1000
@@ -126,13 +126,12 @@ def judged(task: Task, model: nn.Module, role: str) -> dict[str, object]:
     """Clean accuracy, that under one step, and robust accuracy: by a short attack where it is only to tune."""
     part = task.data().validation if role == "tune" else task.data().test
     x, y = (part.x[:TUNED], part.y[:TUNED]) if role == "tune" else (part.x[:TESTED], part.y[:TESTED])
-    single = measured(model, model, x, y, SingleStep(task.eps, task.norm, 1.0, start=0.0)).robust
+    single = withstood(model, x, y, task.eps, task.norm, (0, 1), 1, 1.0)
     clean = measured(model, model, part.x, part.y).clean
     if role == "tune":
         holds = ~lowrank_pgd(model, x, y, eps=task.eps, norm=task.norm, rank="full", steps=20).success
     else:
         holds = robust(model, x, y, task.eps, NORMS[task.norm], ITERATIONS, TARGETS)
-    assert single is not None
     shares = {"clean": clean, "single": single, "robust": holds}
     return {
         **{name: float(flags.double().mean()) for name, flags in shares.items()},

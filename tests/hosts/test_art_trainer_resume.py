@@ -18,7 +18,7 @@ from torch import nn
 
 from art_lowrank import LowRankPGD, LowRankTrainer
 from art_lowrank.demo.digits import digits
-from art_lowrank.training import Diverged, Pgd, SingleStep
+from art_lowrank.training import Diverged, Pgd, SingleStep, WarmStart
 
 TRAIN = digits()[0]
 X, Y = TRAIN.x[:160].numpy(), TRAIN.y[:160].numpy()
@@ -44,6 +44,13 @@ RUNS = {  # optimizer, attack, options
     "fresh": ("adam", None, {"fresh": True}),
     "random start": ("adam", random_start, {"objective": "madry"}),
     "low rank": ("adam", lambda c: LowRankPGD(c, eps=0.3, max_iter=2, verbose=False), {"objective": "trades"}),
+    "warm start": ("adam", lambda c: Pgd(0.3), {"objective": "madry", "warm_start": True}),
+    "warm reset": (
+        "momentum",
+        lambda c: LowRankPGD(c, norm=np.inf, eps=0.1, verbose=False),
+        {"objective": "trades", "warm_start": WarmStart(rank=1, reset=2, ramp=1.5), "method": "dlrt"},
+    ),
+    "piggyback": ("momentum", lambda c: SingleStep(0.3, 2), {"objective": "madry", "warm_start": WarmStart(steps=0)}),
     "single step": ("momentum", lambda c: SingleStep(0.1), {"objective": "madry", "seed": 4}),
 }
 
