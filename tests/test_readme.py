@@ -36,8 +36,17 @@ def test_set_up():
 
 
 def test_every_host_has_an_example():
-    assert len(EXAMPLES) == 8
-    for name in ("lowrank_pgd", "rank_curve", "exact_rank", "LowRankPGD", "LoRaPGD", "factorize", "LowRankTrainer"):
+    assert len(EXAMPLES) == 9
+    for name in (
+        "lowrank_pgd",
+        "rank_curve",
+        "exact_rank",
+        "LowRankPGD",
+        "LoRaPGD",
+        "factorize",
+        "LowRankTrainer",
+        "warm_started",
+    ):
         assert any(name in example for example in EXAMPLES)
 
 

@@ -194,6 +194,7 @@ def test_a_config_that_cannot_be_read(tmp_path):
         ("--method", "nuclear", "--optimizer", "sgd", "--lr", "0.05"),
         ("--method", "none", "--objective", "trades", "--steps", "2", "--rank", "2", "--beta", "3"),
         ("--objective", "madry", "--steps", "2", "--rank", "0.2"),
+        ("--objective", "trades", "--norm", "inf", "--eps", "0.1", "--warm-start"),
     ],
 )
 def test_every_method_and_objective(tmp_path, data, flags):
@@ -316,6 +317,8 @@ BAD_FLAGS = [
     (("--objective", "trades", "--beta", "-1"), "beta"),
     (("--objective", "free"), "objective is 'free'"),
     (("--tighten", "3"), "tighten is 3"),
+    (("--warm-start",), "warm_start=True needs an attack"),
+    (("--warm-start", "--objective", "madry", "--norm", "nuc"), "norm is 'nuc'"),
     (("--keep", "2"), "keep is 2.0"),
     (("--keep", "0.0001"), "give keep >="),
     (("--max-cond", "0.5"), "max_cond is 0.5"),
@@ -352,9 +355,9 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("method", ["condlr", "dlrt"])
-def test_run_again_after_an_interrupt_it_goes_on(tmp_path, data, monkeypatch, method):
-    flags = ("--data", data, "--epochs", "3", "--batch-size", "50", "--method", method, "--objective", "madry")
+@pytest.mark.parametrize("more", [("--method", "condlr"), ("--method", "dlrt"), ("--warm-start",)])
+def test_run_again_after_an_interrupt_it_goes_on(tmp_path, data, monkeypatch, more):
+    flags = ("--data", data, "--epochs", "3", "--batch-size", "50", "--objective", "madry", *more)
     flags = (*flags, "--steps", "1", "--eps", "0.2")
     assert train(tmp_path / "whole", *flags).exit_code == 0
     real, calls = recipes.measured, []
@@ -370,7 +373,9 @@ def test_run_again_after_an_interrupt_it_goes_on(tmp_path, data, monkeypatch, me
         stopped = train(tmp_path / "stopped", *flags)
     assert stopped.exit_code == 1
     assert "Aborted" in stopped.output
-    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == ["best.safetensors", "last.pt"]
+    files = sorted(path.name for path in (tmp_path / "stopped").iterdir() if path.is_file())
+    assert files == ["best.safetensors", "last.pt"]
+    assert (tmp_path / "stopped" / "perturbations").exists() == ("--warm-start" in more)
     assert train(tmp_path / "stopped", *flags).exit_code == 0
     assert same(tmp_path / "whole", tmp_path / "stopped")
     cards = [card_of(tmp_path / name) for name in ("whole", "stopped")]

@@ -40,7 +40,7 @@ class WarmStart:
 
     rank: int | str | None = None
     steps: int = 1
-    length: float = 0.5
+    length: float = 0.75
     low_rank: bool = False
     ramp: float = 0.0
     reset: int | None = None
@@ -56,7 +56,7 @@ class WarmStart:
         if self.rank not in (None, "full") and (isinstance(self.rank, bool) or not isinstance(self.rank, int)):
             raise ValueError(f"rank is {self.rank!r}; give a whole number, 'full', or None for 3 in l2 and 5 in l_inf")
         if not 0 < self.length < float("inf"):
-            raise ValueError(f"length is {self.length!r}; give the length of a step in radii, such as 0.5")
+            raise ValueError(f"length is {self.length!r}; give the length of a step in radii, such as 0.75")
         if not 0 <= self.ramp < float("inf"):
             raise ValueError(f"ramp is {self.ramp!r}; give a number of epochs, at least 0")
         if self.reset is not None and (isinstance(self.reset, bool) or self.reset < 1):

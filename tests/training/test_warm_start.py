@@ -62,7 +62,7 @@ def test_epochs_on_a_net_that_stands_still_are_the_steps_of_one_attack(images, c
     model, adversary, delta = net(), warm("inf", "full", clip=clip), noise(x, "inf", 5)
     for number in range(4):
         moved = x + EPS * delta if clip is None else (x + EPS * delta).clamp(*clip)
-        delta = inside(delta + 0.5 * direction(loss_gradient(model, moved, y), "inf"), "inf")
+        delta = inside(delta + 0.75 * direction(loss_gradient(model, moved, y), "inf"), "inf")
         delta = delta if clip is None else ((x + EPS * delta).clamp(*clip) - x) / EPS
         found = epoch(adversary, model, x, y, number)
         apart = (found - x - EPS * delta).abs().flatten()
@@ -146,7 +146,7 @@ def test_piggyback_stores_the_step_of_the_weights_gradient(images):
     loss.backward()
     adversary.store.commit()
     adversary.begin(1)
-    wanted = inside(start + 0.5 * loss_gradient(model, found.detach(), y).sign(), "inf")
+    wanted = inside(start + 0.75 * loss_gradient(model, found.detach(), y).sign(), "inf")
     assert torch.allclose(adversary.store.load(ALL).dense(), wanted, atol=1e-3)
 
 
