@@ -5,6 +5,7 @@ from art_lowrank.training.checkpoint import Folder
 from art_lowrank.training.indexed import Indexed
 from art_lowrank.training.learner import Diverged, Learner
 from art_lowrank.training.loop import train
+from art_lowrank.training.measure import fingerprint
 from art_lowrank.training.methods import METHODS, attach
 from art_lowrank.training.moves import Moves
 from art_lowrank.training.objectives import OBJECTIVES, Objective
@@ -27,6 +28,7 @@ __all__ = [
     "SingleStep",
     "WarmStart",
     "attach",
+    "fingerprint",
     "overfitting",
     "train",
     "warm_started",
