@@ -42,9 +42,9 @@ class Learner:
             return self
         return replace(self, objective=careful(self.objective))
 
-    def watched(self) -> Epoch:
-        """How far the net overfits to single steps, if somebody watches."""
-        return {} if self.watch is None else {"overfit": self.watch(self.model, self.logits)}
+    def watched(self, epochs: int) -> Epoch:
+        """How far the net overfits to single steps after so many epochs, if somebody watches."""
+        return {} if self.watch is None else {"overfit": self.watch(self.model, self.logits, epochs)}
 
     def state(self) -> State:
         """Everything that changes in training, to be saved."""

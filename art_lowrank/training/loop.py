@@ -84,7 +84,7 @@ def one_epoch(
         for handle in learner.handles:
             handle.enforce()
         measured = validate() if validate is not None else {}
-        measured |= learner.watched()
+        measured |= learner.watched(number + 1)
     mean = losses / max(1, images)
     known = {"epoch": number + 1, "loss": mean, "accuracy": right / max(1, images), "lr": rate, **measured}
     if not all(handle.ready for handle in learner.handles):

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from art_lowrank.attack.oracle import evaluating
-from art_lowrank.training.adversaries import Logits, boxed, direction, inside, loss_gradient
-from art_lowrank.training.measure import right
+from art_lowrank.training.adversaries import Logits, Pgd, boxed, direction, loss_gradient
+from art_lowrank.training.measure import measured
 from art_lowrank.training.objectives import Objective
 from art_lowrank.training.warm_start import Warm
 
@@ -26,56 +24,50 @@ def overfitting(
     norm: float | str = 2,
     clip: tuple[float, float] | None = (0.0, 1.0),
 ) -> float:
-    """The share of images that withstand one step of a radius less those that withstand ten of a quarter.
+    """Accuracy under one step of a whole radius (FGSM) less that under ten gradients of `lowrank_pgd` at full rank.
 
-    Take images that were not trained on. Near 0 is good; above 0.3 the net has learnt to deceive single steps.
+    Take images that were not trained on. 0.1 or 0.2 is usual; above 0.4 the net has learnt to deceive single steps.
     """
-    place = next(model.parameters()).device
-    x, y = x.to(place), y.to(place)
-    with evaluating(model):
-        one, ten = (withstood(logits, x, y, eps, norm, clip, *course) for course in ((1, 1.0), (10, 0.25)))
-    return float(one.double().mean() - ten.double().mean())
+    one, ten = (
+        measured(model, logits, x, y, attack) for attack in (Fgsm(eps, norm, clip), Pgd(eps, norm, 10, clip=clip))
+    )
+    return one.shares()["robust"] - ten.shares()["robust"]
 
 
-def withstood(
-    logits: Logits,
-    x: Tensor,
-    y: Tensor,
-    eps: float,
-    norm: float | str,
-    clip: tuple[float, float] | None,
-    steps: int,
-    length: float,
-) -> Tensor:
-    """Which images are right before, and after every one of some gradient steps, whose length is in radii."""
-    delta, holds = torch.zeros_like(x), right(logits, x, y)
-    for _ in range(steps):
-        gradient = loss_gradient(logits, boxed(x + eps * delta, clip), y)
-        delta = inside(delta + length * direction(gradient, norm), norm)
-        holds &= right(logits, boxed(x + eps * delta, clip), y)
-    return holds
+@dataclass(frozen=True)
+class Fgsm:
+    """One step of a radius from the image itself."""
+
+    eps: float
+    norm: float | str
+    clip: tuple[float, float] | None
+
+    def __call__(self, logits: Logits, x: Tensor, y: Tensor, number: int) -> Tensor:
+        return boxed(x + self.eps * direction(loss_gradient(logits, x, y), self.norm), self.clip)
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Measures after every epoch how far a net overfits, and warns."""
+    """Measures after every epoch how far a net overfits, at the radius it was trained with, and warns."""
 
     x: Tensor
     y: Tensor
     eps: float
     norm: float | str = 2
     clip: tuple[float, float] | None = (0.0, 1.0)
-    limit: float = 0.3
+    limit: float = 0.4
     fall_back: bool = False
+    ramp: float = 0.0  # epochs over which the radius rises
 
-    def __call__(self, model: nn.Module, logits: Logits) -> float:
-        """FGSM minus PGD accuracy on the images; a warning where it is beyond the limit."""
-        gap = overfitting(model, logits, self.x, self.y, self.eps, self.norm, self.clip)
+    def __call__(self, model: nn.Module, logits: Logits, epochs: int) -> float:
+        """FGSM minus PGD accuracy on the images after so many epochs; a warning where it is beyond the limit."""
+        eps = self.eps * min(1.0, epochs / self.ramp) if self.ramp else self.eps
+        gap = overfitting(model, logits, self.x, self.y, eps, self.norm, self.clip)
         if gap > self.limit:
             remedy = "two steps are taken from here on" if self.fall_back else "take two steps or a shorter one"
             more = f"{100 * gap:.0f} points more (limit {100 * self.limit:.0f}) of {len(self.x)} images"
             warnings.warn(
-                f"catastrophic overfitting: {more} withstand one step than ten; {remedy}",
+                f"catastrophic overfitting: {more} withstand one step than ten gradients; {remedy}",
                 stacklevel=2,
             )
         return gap

@@ -58,12 +58,13 @@ class PerturbationStore:
                 stacklevel=2,
             )
         self.path = None if path is None else Path(path)
-        self.epoch = 0  # epochs done
         self._header = {"images": n, "shape": list(self.shape), "rank": rank, "unit": unit, "data": data}
         self._read: Rows | None = None
         self._write: Rows | None = None
-        for file in [] if self.path is None else files_in(self.path):
+        kept = [] if self.path is None else files_in(self.path)
+        for file in kept:
             files.check(file, self._header)
+        self.epoch = max(map(_number, kept), default=0)  # epochs done
 
     def __repr__(self) -> str:
         c, h, w = self.shape
@@ -197,6 +198,11 @@ def usual_rank(norm: str, height: int, width: int) -> int | str:
 def files_in(folder: Path) -> list[Path]:
     """The perturbations that are kept in a folder."""
     return sorted(folder.glob(NAME.replace("{:06d}", "*")))
+
+
+def _number(file: Path) -> int:
+    digits = file.name.removeprefix("epoch-").partition(".")[0]
+    return int(digits) if digits.isdigit() else 0
 
 
 def erase(folder: str | os.PathLike[str], but: int | None = None) -> None:

@@ -98,7 +98,7 @@ def watch_of(objective: Objective, settings: WarmStart, among: tuple[Tensor, Ten
         return None
     x, y = among
     eps, norm, clip = ball_of(objective)
-    return Watch(x[:HELD], y[:HELD], eps, norm, clip, settings.limit, settings.fall_back)
+    return Watch(x[:HELD], y[:HELD], eps, norm, clip, settings.limit, settings.fall_back, settings.ramp)
 
 
 def warm_started(
@@ -116,7 +116,8 @@ def warm_started(
     """One epoch of adversarial images and labels for a training loop of one's own.
 
     batches     (x, y, indices) or (x, y, indices, moves); `Indexed` makes a data set of such items
-    epoch       its number, to go on from the files of a store; None: one more than was done
+    epoch       how many were done before; None: as many as the store says, which a kill leaves ahead of your checkpoint
+                if it comes between the two. 0 begins anew
     """
     warm = Warm(store, eps, norm, settings or WarmStart(), clip)
     warm.begin(store.epoch if epoch is None else epoch)

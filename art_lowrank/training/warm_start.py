@@ -46,7 +46,7 @@ class WarmStart:
     reset: int | None = None
     path: str | PathLike[str] | None = None
     frame: Size | None = None
-    limit: float = 0.3
+    limit: float = 0.4
     fall_back: bool = False
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from art_lowrank.training.loop import Course, Diverged, Learner, shuffled, train
 from art_lowrank.training.measure import measured
 from art_lowrank.training.moves import Moves, Place
 from art_lowrank.training.objectives import Objective
-from art_lowrank.training.overfitting import withstood
+from art_lowrank.training.overfitting import Fgsm
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "warm_start.jsonl"
 SEEDS, TESTED, TUNED = (0, 1, 2), 500, 1000
@@ -126,7 +126,8 @@ def judged(task: Task, model: nn.Module, role: str) -> dict[str, object]:
     """Clean accuracy, that under one step, and robust accuracy: by a short attack where it is only to tune."""
     part = task.data().validation if role == "tune" else task.data().test
     x, y = (part.x[:TUNED], part.y[:TUNED]) if role == "tune" else (part.x[:TESTED], part.y[:TESTED])
-    single = withstood(model, x, y, task.eps, task.norm, (0, 1), 1, 1.0)
+    single = measured(model, model, x, y, Fgsm(task.eps, task.norm, (0, 1))).robust
+    assert single is not None
     clean = measured(model, model, part.x, part.y).clean
     if role == "tune":
         holds = ~lowrank_pgd(model, x, y, eps=task.eps, norm=task.norm, rank="full", steps=20).success
