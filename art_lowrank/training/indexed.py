@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import Dataset
 
 from art_lowrank.training.moves import Moves, Size
 
+MARK = -7.0  # on a chart, of a pixel that was there; borders are filled with other numbers
 SEPARABLE = (  # torchvision's transforms that move rows and columns apart
     *("RandomCrop", "CenterCrop", "RandomResizedCrop", "Resize", "Pad"),
     *("RandomHorizontalFlip", "RandomVerticalFlip"),
@@ -58,7 +61,7 @@ class Indexed(Dataset[Any]):
 
 def flattened(transform: Any) -> Iterable[Any]:
     """The steps of a transform; one that does not move rows and columns apart is refused."""
-    name = type(transform).__name__
+    name = getattr(transform, "__qualname__", type(transform).__name__)
     if name in ("Compose", "Sequential"):
         for part in getattr(transform, "transforms", transform):
             yield from flattened(part)
@@ -72,19 +75,31 @@ def flattened(transform: Any) -> Iterable[Any]:
 
 
 def recorded(transforms: Iterable[Any], image: Any, size: Size) -> tuple[Any, Moves]:
-    """The transformed image, and its moves: every step that moves pixels is repeated, by the same chance, on a map."""
-    chart = torch.stack([*torch.meshgrid(*map(torch.arange, size), indexing="ij"), torch.ones(size)]).float()
+    """The transformed image, and its moves: what moves pixels is repeated, by the same chance, on a chart."""
+    chart = torch.stack([*torch.meshgrid(*map(torch.arange, size), indexing="ij"), torch.full(size, MARK)]).float()
     for step in transforms:
         before = torch.get_rng_state()
         image = step(image)
         if type(step).__name__ in SEPARABLE:
             after = torch.get_rng_state()
             torch.set_rng_state(before)
-            chart = step(chart)
+            chart = _charting(step)(chart)
             torch.set_rng_state(after)
-    inside = chart[2] == 1
+    inside = (chart[2] - MARK).abs() < 1e-3
     (rows, columns) = (_line(chart[k], inside, axis=k) for k in (0, 1))
     return image, Moves(*(torch.tensor([pair]) for pair in zip(rows, columns, strict=True)))
+
+
+def _charting(step: Any) -> Any:
+    """The same step for a chart of three numbers: its borders of one, and places interpolated along straight lines."""
+    found = copy.copy(step)
+    if isinstance(getattr(found, "fill", None), list | tuple) and not hasattr(found, "_fill"):
+        found.fill = 0
+    if isinstance(getattr(found, "interpolation", None), Enum):
+        found.interpolation = type(found.interpolation)("bilinear")
+    if hasattr(found, "antialias"):
+        found.antialias = False
+    return found
 
 
 def size_of(image: Any) -> Size:
@@ -108,6 +123,7 @@ def _line(chart: Tensor, inside: Tensor, axis: int) -> tuple[float, float]:
     places = kept.nonzero().flatten().double()
     if not len(places):
         return 1.0, 1e6  # nothing of the image is left
-    values = chart.masked_fill(~inside, -torch.inf).amax(1 - axis)[kept].double()
-    scale = float((values.diff() / places.diff()).median()) if len(places) > 1 else 1.0
+    values, far = chart.masked_fill(~inside, -torch.inf).amax(1 - axis)[kept].double(), len(places) // 2
+    slopes = (values[far:] - values[:-far]) / (places[far:] - places[:-far]) if far else torch.ones(1)
+    scale = float(slopes.median())
     return scale, float((values - scale * places).median())

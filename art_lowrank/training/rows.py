@@ -66,7 +66,7 @@ def check(path: Path, header: Header) -> None:
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(HEADER))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or holds no perturbations; delete it to begin anew") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"{path} holds no perturbations of this version; delete it to begin anew")

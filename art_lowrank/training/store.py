@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from art_lowrank.training.rows import Rows
 
 RANKS = {"l2": 3, "linf": 5}  # that were measured to be enough
 NAME, WRITING = "epoch-{:06d}.perturbations", "writing.perturbations"
+HALF = float(np.finfo(np.float16).max)
 Shape = tuple[int, int, int]
 
 
@@ -49,16 +52,25 @@ class PerturbationStore:
         """Check the numbers, and the files where there are any."""
         self.n, self.shape, self.dense = _whole("n", n), _shape(shape), rank == "full"
         c, h, w = self.shape
-        self.rank = resolve_rank(rank if self.dense else _whole("rank", rank), h, w)
+        self.rank = resolve_rank(rank if self.dense else _whole("rank", rank, " or 'full'"), h, w)
         self.width = c * h * w if self.dense else c * self.rank * (h + w)
         if not self.dense and 2 * self.rank * (h + w) >= h * w:
             warnings.warn(
-                f"factors of rank {self.rank} take {2 * self.width} bytes an image, a byte for each of its numbers "
-                f"{c * h * w}; give a lower rank",
+                f"factors of rank {self.rank} take {2 * self.width} bytes an image, no less than a byte a pixel would "
+                f"({c * h * w}); give a lower rank",
                 stacklevel=2,
             )
         self.path = None if path is None else Path(path)
-        self._header = {"images": n, "shape": list(self.shape), "rank": rank, "unit": unit, "data": data}
+        if not isinstance(data, str):
+            raise ValueError(f"data is {data!r}; give a text, such as art_lowrank.training.fingerprint(x)")
+        self._header = {
+            "images": self.n,
+            "shape": list(self.shape),
+            "rank": "full" if self.dense else self.rank,
+            "unit": unit,
+            "data": data,
+        }
+        self._last: Rows | None = None  # of the epoch before, in memory
         self._read: Rows | None = None
         self._write: Rows | None = None
         kept = [] if self.path is None else files_in(self.path)
@@ -99,7 +111,7 @@ class PerturbationStore:
         if self.path is not None:
             (self.path / WRITING).replace(self.path / NAME.format(self.epoch + 1))
             sync_folder(self.path)
-        self._read, self._write, self.epoch = write, None, self.epoch + 1
+        self._last, self._read, self._write, self.epoch = write, None, None, self.epoch + 1
 
     @property
     def progress(self) -> float:
@@ -120,24 +132,25 @@ class PerturbationStore:
         """Keep the perturbations (n, c, h, w) of moved images, or factors of theirs, for the next epoch."""
         _, write = self._begun()
         places = self._places(indices)
+        self._check(perturbation, len(places), moves is not None)
         back, size = None if moves is None else moves.inverse(), self.shape[1:]
         if isinstance(perturbation, Factors):
             factors = perturbation if back is None else back.factors(perturbation, size)
         else:
-            delta = perturbation if back is None else back.images(perturbation, size)
+            delta = perturbation.float().nan_to_num(0.0, 0.0, 0.0)
+            delta = delta if back is None else back.images(delta, size)
             factors = identity(delta) if self.dense else self._compressed(delta, places)
         write.values[places] = self._packed(factors)
         write.seen[places] = True
 
     def _compressed(self, delta: Tensor, places: Any) -> Factors:
-        """From the factors before; images that have none start from random rows."""
+        """From the factors before; images that have none, or none in some channel, start from random rows."""
         n, c, h, w = delta.shape
         found = Factors(delta.new_empty(n, c, h, self.rank), delta.new_empty(n, c, self.rank, w))
-        known = self._begun()[0].seen[places]
-        for some, rounds in ((known, 1), (~known, ROUNDS)):
-            if some.any():
-                rows = torch.from_numpy(some).to(delta.device)
-                guess = self._factors(places[some]).right.to(delta) if rounds == 1 else self._guess(delta)
+        before = self._factors(places).right.to(delta)
+        known = (before.abs().amax((2, 3)) > 0).all(1)
+        for rows, guess, rounds in ((known, before[known], 1), (~known, self._guess(delta), ROUNDS)):
+            if bool(rows.any()):
                 found.left[rows], found.right[rows] = compressed(delta[rows], guess, self.rank, rounds)
         return found
 
@@ -155,16 +168,25 @@ class PerturbationStore:
 
     def _packed(self, factors: Factors) -> Any:
         both = factors.dense() if self.dense else torch.cat([factors.left.mT, factors.right], -1)
-        return both.detach().flatten(1).half().cpu().numpy()
+        return both.detach().flatten(1).clamp(-HALF, HALF).half().cpu().numpy()
+
+    def _check(self, given: Tensor | Factors, n: int, moved: bool) -> None:
+        """Refuse perturbations that are not one an index, of these channels, size and rank."""
+        shape = tuple(given.shape) if isinstance(given, Tensor) else shape_of(given)
+        known = 2 if moved else 4
+        if len(shape) != 4 or shape[:known] != (n, *self.shape)[:known]:
+            raise ValueError(f"perturbations of shape {shape} do not fit {n} indices and images {self.shape}")
+        if isinstance(given, Factors) and not self.dense and (rank := given.left.shape[-1]) != self.rank:
+            raise ValueError(f"perturbations of rank {rank} do not fit a store of rank {self.rank}")
 
     def _before(self, epoch: int) -> Rows:
         if self.path is None:
-            if self._read is None or self.epoch != epoch:
+            if self._last is None or self.epoch != epoch:
                 raise ValueError(
                     f"epoch {epoch} starts from perturbations that are not in memory, {self.epoch} epochs are done; "
                     "give the store a path, so that they outlive a process"
                 )
-            return self._read
+            return self._last
         file = self.path / NAME.format(epoch)
         if not file.exists():
             raise ValueError(f"{file} is missing, from which epoch {epoch} starts; begin anew from epoch 0")
@@ -172,11 +194,13 @@ class PerturbationStore:
 
     def _places(self, indices: Tensor) -> Any:
         """Indices as numpy's, each within range."""
-        given = torch.as_tensor(indices)
+        try:
+            given = torch.as_tensor(indices)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"indices are {indices!r}; give whole numbers, one an image") from error
         if given.ndim != 1 or given.is_floating_point() or given.dtype == torch.bool:
-            raise ValueError(
-                f"indices are {given.dtype} of shape {tuple(given.shape)}; give whole numbers, one an image"
-            )
+            shape = tuple(given.shape)
+            raise ValueError(f"indices are {given.dtype} of shape {shape}; give whole numbers, one an image")
         if len(given) and not 0 <= int(given.min()) <= int(given.max()) < self.n:
             raise ValueError(
                 f"indices run from {int(given.min())} to {int(given.max())}; the store has {self.n} images"
@@ -193,6 +217,11 @@ def usual_rank(norm: str, height: int, width: int) -> int | str:
     """3 for l2 and 5 for l_inf, less for small images, whose factors would take more than a byte a pixel."""
     rank = min(RANKS[norm], (height * width - 1) // (2 * (height + width)))
     return rank or "full"
+
+
+def shape_of(factors: Factors) -> tuple[int, ...]:
+    """(n, c, h, w) of the perturbations they are."""
+    return (*factors.left.shape[:3], factors.right.shape[-1])
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -217,14 +246,15 @@ def erase(folder: str | os.PathLike[str], but: int | None = None) -> None:
             file.unlink(missing_ok=True)
 
 
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; give a whole number of at least 1")
-    return value
+def _whole(name: str, value: Any, more: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} is {value!r}; give a whole number of at least 1{more}")
+    return int(value)
 
 
 def _shape(shape: Any) -> Shape:
-    if len(shape) != 3 or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in shape):
-        raise ValueError(f"shape is {tuple(shape)}; give (channels, height, width)")
-    c, h, w = shape
+    numbers = list(shape) if isinstance(shape, Iterable) else []
+    if len(numbers) != 3 or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 1 for k in numbers):
+        raise ValueError(f"shape is {shape!r}; give (channels, height, width)")
+    c, h, w = map(int, numbers)
     return c, h, w

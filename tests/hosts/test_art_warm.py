@@ -162,8 +162,10 @@ def test_perturbations_of_other_images_are_not_taken(tmp_path):
     trainer_of(warm_start=settings).fit(X, Y, nb_epochs=1)
     with pytest.raises(ValueError, match=r"holds perturbations with data '.*give another folder, or delete it"):
         trainer_of(warm_start=settings).fit(1 - X, Y, nb_epochs=1)
+    trainer_of(warm_start=settings).fit(1 - X, Y, nb_epochs=1, resume=False)  # deletes them
+    trainer_of(warm_start=settings, attack=Pgd(0.5)).fit(1 - X, Y, nb_epochs=1)
     with pytest.raises(ValueError, match="holds perturbations with unit 'l2 radius', asked is 'linf radius'"):
-        trainer_of(attack=Pgd(0.1, "inf"), warm_start=settings).fit(X, Y, nb_epochs=1)
+        trainer_of(attack=Pgd(0.1, "inf"), warm_start=settings).fit(1 - X, Y, nb_epochs=1)
 
 
 @pytest.mark.parametrize(

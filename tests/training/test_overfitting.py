@@ -45,6 +45,20 @@ def test_a_net_that_stands_still_has_no_gap():
     assert overfitting(model, model, X, Y, EPS) == 0.0
 
 
+def test_while_the_radius_rises_the_watch_stays_within_it():
+    seen = []
+
+    def logits(x):
+        seen.append(float((x.detach() - 0.5).abs().max()))
+        return x.flatten(1)[:, :2] * torch.tensor([1.0, -1.0])
+
+    watch = Watch(X, Y, EPS, "inf", ramp=4.0)
+    for epochs, radius in ((1, EPS / 4), (3, 3 * EPS / 4), (9, EPS)):
+        seen.clear()
+        watch(nn.Linear(1, 1), logits, epochs)
+        assert max(seen) == pytest.approx(radius, rel=1e-4)
+
+
 def trained(watch, steps=1, epochs=3):
     model, gradients = Dip(), []
     optimizer = torch.optim.SGD(model.parameters(), 0.0)

@@ -176,6 +176,44 @@ def test_what_is_stored_moves_with_the_image(images):
     assert torch.allclose(plain.store.load(ALL).dense(), moved.store.load(ALL).dense(), atol=2e-3)
 
 
+@pytest.mark.parametrize("settings", [{}, {"low_rank": True}])
+def test_a_start_whose_rows_have_left_the_frame_is_as_long_as_ever(images, settings):
+    """The first images that the net is asked about lie on the sphere, in every epoch."""
+    x, y = images
+    crop = Moves(torch.ones(N, 2), torch.tensor([[5.0, -4.0]]).repeat(N, 1))
+    adversary, asked, model = warm(clip=None, **settings), [], net()
+
+    def spy(z):
+        asked.append(z.detach())
+        return model(z)
+
+    epoch(adversary, spy, x, y, 0)
+    for number, moves in ((1, crop), (2, None)):
+        asked.clear()
+        epoch(adversary, spy, x, y, number, Place(ALL, moves))
+        assert torch.allclose((asked[0] - x).flatten(1).norm(dim=1), torch.full((N,), EPS), rtol=1e-4)
+
+
+def test_longer_steps_of_a_low_rank_adversary_go_further(images):
+    x, y = images
+    apart = []
+    for length in (0.05, 2.0):
+        adversary, model = warm(clip=None, length=length, low_rank=True), net()
+        first = epoch(adversary, model, x, y, 0)
+        apart.append(float((epoch(adversary, model, x, y, 1) - first).norm()))
+    assert apart[1] > 3 * apart[0]
+
+
+def test_the_objective_leaves_the_gradient_its_way_to_the_store(images):
+    x, y = images
+    model, adversary = net().train(), warm(steps=0)
+    learner = Learner(model, model, torch.optim.SGD(model.parameters(), 0.1), Objective("madry", adversary))
+    train(learner, shuffled(x, y, 5, 0, torch.device("cpu")), Course(1, verbose=False))
+    adversary.begin(1)
+    assert bool(adversary.store.seen(ALL).all())
+    assert (adversary.store.load(ALL).norm() > 0.5).all()
+
+
 def test_reset_starts_again_from_noise(images):
     x, y = images
     adversary, model = warm(2, 2, reset=2), net()
@@ -234,6 +272,24 @@ def test_a_loop_of_ones_own_trains_the_same_net_as_ours(images):
     assert store.epoch == 3
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_attacks_of_ones_own_loop_see_a_net_at_rest_and_differ_by_seed_and_epoch(images):
+    x, y = images
+    modes, first = [], []
+    model = net().train()
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    for seed, number in ((0, 0), (1, 0), (0, 4)):
+        store = PerturbationStore(N, SHAPE, 2)
+        store.begin(0)
+        store.commit()
+        store.epoch = number
+        settings = WarmStart(2, reset=1)
+        ((found, _),) = warm_started(model, [(x, y, ALL)], store, eps=EPS, seed=seed, settings=settings)
+        first.append(found)
+    assert modes == [False] * 3
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], first[2])
 
 
 def test_an_epoch_that_raises_is_not_kept(images):
