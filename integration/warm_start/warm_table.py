@@ -128,6 +128,24 @@ def costs(records: Sequence[Record]) -> Iterator[str]:
         yield f"| {record.attack} | {record.model} | {found} | {aim}"
 
 
+def watches(records: Sequence[Record]) -> Iterator[str]:
+    """What the watch over catastrophic overfitting saw: the largest gaps, and what came of it."""
+    cases: dict[str, list[Record]] = {}
+    for record in records:
+        if record.kind == "warm-start-watch":
+            cases.setdefault(str(record.settings["case"]), []).append(record)
+    yield "| store | largest FGSM minus PGD accuracy | robust at the end |"
+    yield "|---|---|---|"
+    for case, group in cases.items():
+        gaps, robust = [largest(r) for r in group], [100 * float(str(r.values["robust"])) for r in group]
+        yield f"| {case} | {', '.join(f'{gap:.0f}' for gap in gaps)} | {', '.join(f'{r:.1f}' for r in robust)} |"
+
+
+def largest(record: Record) -> float:
+    gaps: Sequence[float] = record.values["gaps"]  # type: ignore[assignment]
+    return 100 * max(gaps)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, nargs="+", default=[RESULTS])
@@ -135,7 +153,7 @@ def main() -> None:
     found = tasks(records)
     for task, rows in found.items():
         print("\n".join([f"\n{task}, {next(iter(rows.values())).judge}\n", *table(rows)]))
-    print("\n".join(["", *targets(found), *reported(found), "", *costs(records)]))
+    print("\n".join(["", *targets(found), *reported(found), "", *watches(records), "", *costs(records)]))
 
 
 if __name__ == "__main__":
