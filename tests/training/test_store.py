@@ -241,3 +241,16 @@ def test_epoch_0_begins_anew(tmp_path):
     one = epoch(epoch(store(tmp_path), 0, noise()), 1, noise(1))
     assert not shown(one, 0).any()
     assert sorted(contents(tmp_path)) == [WRITING]
+
+
+@pytest.mark.parametrize(
+    ("n", "shape", "rank", "gigabytes"),
+    [
+        (50_000, (3, 32, 32), 3, 0.0576),
+        (1_281_167, (3, 224, 224), 3, 10.331),
+        (50_000, (3, 32, 32), "full", 0.3072),
+        (1_281_167, (3, 224, 224), "full", 385.70),
+    ],
+)
+def test_sizes_are_those_the_readme_tells(n, shape, rank, gigabytes):
+    assert PerturbationStore(n, shape, rank).nbytes == pytest.approx(gigabytes * 1e9, rel=2e-3)
