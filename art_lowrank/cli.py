@@ -71,7 +71,11 @@ def _from_toml(context: click.Context, _: click.Parameter, path: Path | None) ->
 @click.option("--steps", type=int, default=5, help="Gradients of the attack in training; 1 is fast training.")
 @click.option("--rank", default="full", help="Rank of the attack in training: full, 3, 0.1.")
 @click.option("--beta", type=float, default=6.0, help="Weight of the second term of trades.")
-@click.option("--warm-start", is_flag=True, help="Start attacks from the last epoch's; one step instead of --steps.")
+@click.option(
+    "--warm-start",
+    is_flag=True,
+    help="With madry or trades: one step from the last epoch's attack; --steps then validates only.",
+)
 @click.option("--optimizer", default="adamw", help="adamw or sgd.")
 @click.option("--lr", type=float, default=3e-3)
 @click.option("--epochs", type=click.IntRange(min=1), default=20)

@@ -317,7 +317,7 @@ BAD_FLAGS = [
     (("--objective", "trades", "--beta", "-1"), "beta"),
     (("--objective", "free"), "objective is 'free'"),
     (("--tighten", "3"), "tighten is 3"),
-    (("--warm-start",), "warm_start=True needs an attack"),
+    (("--warm-start",), "--warm-start needs an attack; give --objective madry"),
     (("--warm-start", "--objective", "madry", "--norm", "nuc"), "norm is 'nuc'"),
     (("--keep", "2"), "keep is 2.0"),
     (("--keep", "0.0001"), "give keep >="),

@@ -14,6 +14,7 @@ from art.defences.trainer import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from art_lowrank.hosts.art_data import Samples, labels_of, one_hot_of, samples_of
 from art_lowrank.hosts.art_oracle import Array
 from art_lowrank.hosts.art_trainer_checks import (
     check_classifier,
@@ -24,16 +25,12 @@ from art_lowrank.hosts.art_trainer_checks import (
     check_trainer,
 )
 from art_lowrank.hosts.art_training import (
-    Samples,
     adversary_of,
     asked_of,
     factorize_proxies,
     hand_over,
     inputs_of,
-    labels_of,
     logits_of,
-    one_hot_of,
-    samples_of,
     set_root,
     validation_of,
 )

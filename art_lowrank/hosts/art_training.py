@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
-from art.data_generators import DataGenerator, NumpyDataGenerator, PyTorchDataGenerator
 from art.defences.trainer import AdversarialTrainer, AdversarialTrainerMadryPGD, Trainer
-from art.utils import check_and_transform_label_format
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from art_lowrank.hosts.art_data import labels_of
 from art_lowrank.hosts.art_oracle import Array, outputs_of
 from art_lowrank.hosts.art_trainer_checks import check_scheduler
 from art_lowrank.training.adversaries import Adversary, Logits
-from art_lowrank.training.loop import Batch
 from art_lowrank.training.measure import measured
-from art_lowrank.training.warm_loop import placed
 from art_lowrank.weights import factorize, ranks_of
 
 LOOK = 512  # images that decide about ranks
-
-
-class Samples(NamedTuple):
-    """What is trained on: batches of an epoch, a first look, how many samples and batches an epoch has."""
-
-    batches: Callable[[int], Iterable[Batch]]
-    look: Callable[[], Tensor]
-    shape: Callable[[], tuple[int, ...]]
-    total: int
-    per_epoch: int
-    name: str
-    watched: tuple[Tensor, Tensor] | None  # samples and class numbers that watch over a warm start
 
 
 class ArtAdversary:
@@ -73,7 +55,10 @@ class ArtAdversary:
         return torch.from_numpy(np.asarray(found, dtype=np.float32)).to(x)
 
     def __repr__(self) -> str:
-        shown = {name: str(getattr(self.attack, name, None)) for name in self.attack.attack_params}
+        try:
+            shown = {name: str(getattr(self.attack, name, None)) for name in self.attack.attack_params}
+        except RecursionError:  # AutoAttack shows itself among its attacks
+            return type(self.attack).__name__
         quiet_ones = {"verbose", "batch_size", "summary_writer", "tensor_board"}
         settings = ", ".join(f"{name}={value}" for name, value in sorted(shown.items()) if name not in quiet_ones)
         return f"{type(self.attack).__name__}({settings})"
@@ -150,24 +135,6 @@ def logits_of(classifier: Any) -> Logits:
     return lambda x: outputs(x, classifier.model.training)
 
 
-def one_hot_of(classifier: Any, y: Array) -> Array:
-    """Labels of shape (n,), (n, 1) or (n, classes) as one row of classes each."""
-    given, classes = np.asarray(y), classifier.nb_classes
-    numbers = given.ndim == 1 or given.shape[1] == 1
-    if not numbers and given.shape[1] != classes:
-        raise ValueError(f"y has labels of {given.shape[1]} classes; the classifier has {classes}")
-    if numbers and given.size and not 0 <= given.min() <= given.max() < classes:
-        raise ValueError(f"y holds labels {given.min()} to {given.max()}; the classifier has {classes} classes, from 0")
-    found: Array = check_and_transform_label_format(given, nb_classes=classes)
-    return found
-
-
-def labels_of(classifier: Any, y: Array) -> tuple[Tensor, Tensor]:
-    """Labels as the classifier's loss wants them, and as class numbers."""
-    one_hot = one_hot_of(classifier, y)
-    return torch.from_numpy(np.asarray(classifier.reduce_labels(one_hot))), torch.from_numpy(one_hot.argmax(1))
-
-
 def inputs_of(classifier: Any, images: Tensor, seed: int) -> Callable[[], Tensor]:
     """Some of the images as the model sees them, made when asked for."""
 
@@ -189,45 +156,6 @@ def validation_of(
         raise ValueError(f"validation_data holds {len(images)} samples and {len(classes)} labels; give as many")
     logits = logits_of(classifier)
     return lambda: measured(classifier.model, logits, images, classes, adversary).shares()
-
-
-def one_pass(generator: DataGenerator | DataLoader[Any]) -> Iterator[tuple[Any, ...]]:
-    """The batches of one epoch, from the beginning of the generator's data where that can be had."""
-    if isinstance(generator, DataLoader | PyTorchDataGenerator):
-        yield from map(tuple, generator if isinstance(generator, DataLoader) else generator.iterator)
-    elif isinstance(generator, NumpyDataGenerator):
-        yield from map(tuple, generator)
-    else:
-        for _ in range(math.ceil(generator.size / generator.batch_size)):
-            yield tuple(generator.get_batch())
-
-
-def counted(generator: DataGenerator | DataLoader[Any]) -> tuple[int, int]:
-    """Samples and batches of an epoch."""
-    if isinstance(generator, DataLoader):
-        return len(generator.dataset), len(generator)  # type: ignore[arg-type]
-    if not isinstance(generator, DataGenerator):
-        raise ValueError(f"the generator is a {type(generator).__name__}; give a DataGenerator of ART or a DataLoader")
-    if generator.size is None:
-        raise ValueError("the generator's size is None; give the number of samples of an epoch")
-    return generator.size, math.ceil(generator.size / generator.batch_size)
-
-
-def samples_of(classifier: Any, generator: DataGenerator | DataLoader[Any], warm: bool) -> Samples:
-    """The batches of a generator; for a warm start with the places they name."""
-    total, per_epoch = counted(generator)
-
-    def batches(epoch: int) -> Iterator[Batch]:
-        for batch in one_pass(generator):
-            place = placed(batch)[2] if warm else None
-            labels = labels_of(classifier, batch[1])[0].to(classifier.device)
-            yield torch.from_numpy(np.asarray(batch[0], dtype=np.float32)).to(classifier.device), labels, place
-
-    @cache  # some generators cannot go back to their beginning
-    def first() -> Tensor:
-        return torch.from_numpy(np.asarray(next(one_pass(generator))[0], dtype=np.float32))
-
-    return Samples(batches, first, lambda: tuple(first().shape[1:]), total, per_epoch, f"generator of {total}", None)
 
 
 def set_root(classifier: Any, model: nn.Module) -> None:

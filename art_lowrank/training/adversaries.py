@@ -109,12 +109,12 @@ def boxed(x: Tensor, clip: tuple[float, float] | None) -> Tensor:
 
 
 def is_linf(norm: float | str) -> bool:
-    """Whether the norm is l_inf, or else l2; no other has a single step here."""
+    """Whether the norm is l_inf, or else l2; there are no others for single steps and warm starts."""
     if norm in (2, "2", "l2", "L2"):
         return False
     if norm in (float("inf"), "inf", "linf", "Linf"):
         return True
-    raise ValueError(f"norm is {norm!r}; a single step takes 2 or 'inf', other norms need steps > 1")
+    raise ValueError(f"norm is {norm!r}; a single step takes 2 or 'inf', and so does a warm start")
 
 
 def lengths(x: Tensor) -> Tensor:

@@ -11,9 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from art_lowrank.attack.checks import is_whole
 from art_lowrank.attack.factors import Factors
 
 Size = tuple[int, int]
+
+
+def is_size(given: object) -> bool:
+    """Whether this is a height and a width."""
+    return isinstance(given, tuple | list) and len(given) == 2 and all(is_whole(side) and side > 0 for side in given)
 
 
 class Moves(NamedTuple):

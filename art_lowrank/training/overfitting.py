@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from art_lowrank.attack.checks import check_images, check_labels
 from art_lowrank.training.adversaries import Logits, Pgd, boxed, direction, loss_gradient
 from art_lowrank.training.measure import measured
 from art_lowrank.training.objectives import Objective
@@ -17,19 +18,26 @@ from art_lowrank.training.warm_start import Warm
 
 def overfitting(
     model: nn.Module,
-    logits: Logits,
     x: Tensor,
     y: Tensor,
+    *,
     eps: float,
     norm: float | str = 2,
     clip: tuple[float, float] | None = (0.0, 1.0),
+    logits: Logits | None = None,
 ) -> float:
     """Accuracy under one step of a whole radius (FGSM) less that under ten gradients of `lowrank_pgd` at full rank.
 
     Take images that were not trained on. 0.1 or 0.2 is usual; above 0.4 the net has learnt to deceive single steps.
+    `logits` is what maps images to logits where that is more than the model, such as a host's preprocessing.
     """
+    check_images(x, clip)
+    check_labels(y, len(x))
+    if not len(x):
+        raise ValueError("there are no images; give some that were not trained on")
+    answers = model if logits is None else logits
     one, ten = (
-        measured(model, logits, x, y, attack) for attack in (Fgsm(eps, norm, clip), Pgd(eps, norm, 10, clip=clip))
+        measured(model, answers, x, y, attack) for attack in (Fgsm(eps, norm, clip), Pgd(eps, norm, 10, clip=clip))
     )
     return one.shares()["robust"] - ten.shares()["robust"]
 
@@ -62,7 +70,7 @@ class Watch:
     def __call__(self, model: nn.Module, logits: Logits, epochs: int) -> float:
         """FGSM minus PGD accuracy on the images after so many epochs; a warning where it is beyond the limit."""
         eps = self.eps * min(1.0, epochs / self.ramp) if self.ramp else self.eps
-        gap = overfitting(model, logits, self.x, self.y, eps, self.norm, self.clip)
+        gap = overfitting(model, self.x, self.y, eps=eps, norm=self.norm, clip=self.clip, logits=logits)
         if gap > self.limit:
             remedy = "two steps are taken from here on" if self.fall_back else "take two steps or a shorter one"
             more = f"{100 * gap:.0f} points more (limit {100 * self.limit:.0f}) of {len(self.x)} images"

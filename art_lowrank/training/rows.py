@@ -14,7 +14,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from art_lowrank.files import sync_folder
+
 HEADER, CHUNK, MANY = 4096, 1 << 24, 1 << 14  # bytes, bytes, rows
+NAME, WRITING = "epoch-{:06d}.perturbations", "writing.perturbations"
 FORMAT = "art_lowrank perturbations 1"
 Halves = npt.NDArray[np.float16]
 Flags = npt.NDArray[np.bool_]
@@ -57,7 +60,9 @@ def open_rows(path: Path, header: Header, n: int, width: int) -> Rows:
     check(path, header)
     size = path.stat().st_size
     if size != size_of(n, width):
-        raise ValueError(f"{path} is {size} bytes long, not {size_of(n, width)}: it was cut; delete it to begin anew")
+        raise ValueError(
+            f"{path} is {size} bytes long, not {size_of(n, width)}: it was cut; delete it, and attacks start from noise"
+        )
     return _mapped(path, n, width, "r")
 
 
@@ -67,14 +72,16 @@ def check(path: Path, header: Header) -> None:
         with path.open("rb") as file:
             found = json.loads(file.read(HEADER))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged or holds no perturbations; delete it to begin anew") from error
+        raise ValueError(
+            f"{path} is damaged or holds no perturbations; delete it, and attacks start from noise"
+        ) from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no perturbations of this version; delete it to begin anew")
+        raise ValueError(f"{path} holds no perturbations of this version; give another folder, or delete it")
     for name, value in header.items():
         if found.get(name) != value:
             raise ValueError(
                 f"{path} holds perturbations with {name} {found.get(name)!r}, asked is {value!r}; "
-                "give another folder, or delete it to begin anew"
+                "give another folder, or delete it"
             )
 
 
@@ -90,6 +97,41 @@ def sync(rows: Rows) -> None:
     for part in rows:
         if isinstance(part, np.memmap):
             part.flush()
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The perturbations that are kept in a folder."""
+    return sorted(folder.glob(NAME.replace("{:06d}", "*")))
+
+
+def number_of(file: Path) -> int:
+    """The epoch after which it was written."""
+    digits = file.name.removeprefix("epoch-").partition(".")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
+def erase(folder: str | os.PathLike[str], but: int | None = None) -> None:
+    """Delete the perturbations kept in a folder, but those of one epoch; the folder is made if need be."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder} cannot be a folder for perturbations ({error}); give another") from error
+    for file in (*files_in(folder), folder / WRITING):
+        if but is None or file.name != NAME.format(but):
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise OSError(f"{file} cannot be deleted ({error}); give another folder") from error
+
+
+def renamed(file: Path, name: Path) -> None:
+    """Put a file that is whole under the name it will be looked for."""
+    try:
+        file.replace(name)
+    except FileNotFoundError as error:
+        raise OSError(f"{file} was taken away while it was written; give every run a folder of its own") from error
+    sync_folder(name.parent)
 
 
 def size_of(n: int, width: int) -> int:

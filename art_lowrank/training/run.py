@@ -90,6 +90,8 @@ def check(recipe: Recipe) -> None:
     if recipe.steps < 1:
         raise ValueError(f"steps is {recipe.steps}; give at least 1 gradient")
     objective = Objective(recipe.objective, adversary_of(recipe), recipe.beta)
+    if recipe.warm_start and recipe.objective == "standard":
+        raise ValueError("--warm-start needs an attack; give --objective madry or --objective trades")
     if recipe.warm_start:
         check_warm(objective, None)
     Pgd(recipe.eps, norm_of(recipe.norm), recipe.steps, rank_of(recipe.rank))

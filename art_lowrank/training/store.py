@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from art_lowrank.attack.checks import check_count
 from art_lowrank.attack.factors import Factors, identity, resolve_rank
 from art_lowrank.attack.start import gaussian
-from art_lowrank.files import sync_folder
 from art_lowrank.training import rows as files
 from art_lowrank.training.compress import EXTRA, ROUNDS, compressed
 from art_lowrank.training.moves import Moves
-from art_lowrank.training.rows import Rows
+from art_lowrank.training.rows import NAME, WRITING, Rows, erase, files_in, number_of, renamed
 
 RANKS = {"l2": 3, "linf": 5}  # that were measured to be enough
-NAME, WRITING = "epoch-{:06d}.perturbations", "writing.perturbations"
+ANY_UNIT = "eps"
 HALF = float(np.finfo(np.float16).max)
 Shape = tuple[int, int, int]
 
@@ -34,9 +34,9 @@ Shape = tuple[int, int, int]
 class PerturbationStore:
     """Perturbations of n images of `shape` (c, h, w), of the given rank; "full" keeps them dense.
 
-    path    a folder for a file an epoch, mapped into memory; None keeps them in memory
-    unit    what the numbers are relative to; like shape, rank and `data` it has to agree with what files say
-    data    a hash or a name of the images
+    path    a folder for a file an epoch, mapped into memory, of which the last two are kept; None: in memory
+    unit    what the numbers are relative to, "l2 radius" or "linf radius"; "eps" goes with both
+    data    a hash or a name of the images; like shape, rank and unit it has to agree with what files say
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class PerturbationStore:
         rank: int | str,
         path: str | os.PathLike[str] | None = None,
         *,
-        unit: str = "eps",
+        unit: str = ANY_UNIT,
         data: str = "",
     ) -> None:
         """Check the numbers, and the files where there are any."""
@@ -55,14 +55,16 @@ class PerturbationStore:
         self.rank = resolve_rank(rank if self.dense else _whole("rank", rank, " or 'full'"), h, w)
         self.width = c * h * w if self.dense else c * self.rank * (h + w)
         if not self.dense and 2 * self.rank * (h + w) >= h * w:
+            lower = "rank='full'" if self.rank == 1 else "a lower rank"
             warnings.warn(
                 f"factors of rank {self.rank} take {2 * self.width} bytes an image, no less than a byte a pixel would "
-                f"({c * h * w}); give a lower rank",
+                f"({c * h * w}); give {lower}",
                 stacklevel=2,
             )
         self.path = None if path is None else Path(path)
         if not isinstance(data, str):
             raise ValueError(f"data is {data!r}; give a text, such as art_lowrank.training.fingerprint(x)")
+        self.unit = unit
         self._header = {
             "images": self.n,
             "shape": list(self.shape),
@@ -74,9 +76,10 @@ class PerturbationStore:
         self._read: Rows | None = None
         self._write: Rows | None = None
         kept = [] if self.path is None else files_in(self.path)
-        for file in kept:
+        for file in kept[-1:]:
             files.check(file, self._header)
-        self.epoch = max(map(_number, kept), default=0)  # epochs done
+        self.found = max(map(number_of, kept), default=0)  # epochs that files tell of
+        self.epoch = 0  # done
 
     def __repr__(self) -> str:
         c, h, w = self.shape
@@ -93,15 +96,17 @@ class PerturbationStore:
 
         Files of other epochs are deleted: begin an epoch when the state of training after the one before is safe.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ValueError(f"epoch is {epoch!r}; give the number of epochs done before, at least 0")
+        check_count("epoch", epoch, 0)
+        if self._write is not None and self._write.seen.any():
+            done = f"{int(self._write.seen.sum())} of {self.n} images"
+            warnings.warn(f"an epoch was broken off after {done}; only whole epochs are kept", stacklevel=3)
         self._read = files.empty(self.n, self.width) if forget or epoch == 0 else self._before(epoch)
         if self.path is None:
             self._write = files.empty(self.n, self.width)
         else:
             erase(self.path, but=epoch)
             self._write = files.create(self.path / WRITING, self._header, self.n, self.width)
-        self.epoch = epoch
+        self.epoch, self.found = epoch, 0
 
     def commit(self) -> None:
         """The end of an epoch. Rows it did not write stay as they were; the next epoch reads all of them."""
@@ -109,15 +114,13 @@ class PerturbationStore:
         files.fill(write, read)
         files.sync(write)
         if self.path is not None:
-            (self.path / WRITING).replace(self.path / NAME.format(self.epoch + 1))
-            sync_folder(self.path)
+            renamed(self.path / WRITING, self.path / NAME.format(self.epoch + 1))
         self._last, self._read, self._write, self.epoch = write, None, None, self.epoch + 1
 
     @property
     def progress(self) -> float:
         """Epochs done, and the share of images done in the present one."""
-        _, write = self._begun()
-        return self.epoch + float(write.seen.mean())
+        return self.epoch + (0.0 if self._write is None else float(self._write.seen.mean()))
 
     def seen(self, indices: Tensor) -> Tensor:
         """Which of the images have a perturbation of an epoch before."""
@@ -128,10 +131,13 @@ class PerturbationStore:
         found = self._factors(self._places(indices))
         return found if moves is None else moves.factors(found, size or self.shape[1:])
 
+    @torch.no_grad()
     def save(self, indices: Tensor, perturbation: Tensor | Factors, moves: Moves | None = None) -> None:
         """Keep the perturbations (n, c, h, w) of moved images, or factors of theirs, for the next epoch."""
         _, write = self._begun()
         places = self._places(indices)
+        if not isinstance(perturbation, Tensor | Factors):
+            raise ValueError(f"perturbations are {type(perturbation).__name__}; give a torch tensor or Factors")
         self._check(perturbation, len(places), moves is not None)
         back, size = None if moves is None else moves.inverse(), self.shape[1:]
         if isinstance(perturbation, Factors):
@@ -139,7 +145,8 @@ class PerturbationStore:
         else:
             delta = perturbation.float().nan_to_num(0.0, 0.0, 0.0)
             delta = delta if back is None else back.images(delta, size)
-            factors = identity(delta) if self.dense else self._compressed(delta, places)
+            with torch.autocast(delta.device.type, enabled=False):
+                factors = identity(delta) if self.dense else self._compressed(delta, places)
         write.values[places] = self._packed(factors)
         write.seen[places] = True
 
@@ -160,7 +167,7 @@ class PerturbationStore:
 
     def _factors(self, places: Any) -> Factors:
         c, h, w = self.shape
-        flat = torch.from_numpy(self._begun()[0].values[places]).float()
+        flat = torch.from_numpy(self._begun()[0].values[places]).float().nan_to_num(0.0, 0.0, 0.0)
         if self.dense:
             return identity(flat.view(-1, c, h, w))
         both = flat.view(-1, c, self.rank, h + w)
@@ -180,17 +187,21 @@ class PerturbationStore:
             raise ValueError(f"perturbations of rank {rank} do not fit a store of rank {self.rank}")
 
     def _before(self, epoch: int) -> Rows:
-        if self.path is None:
-            if self._last is None or self.epoch != epoch:
-                raise ValueError(
-                    f"epoch {epoch} starts from perturbations that are not in memory, {self.epoch} epochs are done; "
-                    "give the store a path, so that they outlive a process"
-                )
+        """What the epoch before has written; if that is lost, attacks start from noise again, and it is said."""
+        if self.path is None and self._last is not None and self.epoch == epoch:
             return self._last
-        file = self.path / NAME.format(epoch)
-        if not file.exists():
-            raise ValueError(f"{file} is missing, from which epoch {epoch} starts; begin anew from epoch 0")
-        return files.open_rows(file, self._header, self.n, self.width)
+        file = None if self.path is None else self.path / NAME.format(epoch)
+        if file is not None and file.exists():
+            return files.open_rows(file, self._header, self.n, self.width)
+        others = [] if self.path is None else [number_of(other) for other in files_in(self.path)]
+        if others:
+            raise ValueError(
+                f"{file} is missing, the folder holds epochs {others}; give one of these numbers, or delete the files and "
+                "attacks start from noise"
+            )
+        lost = f"memory holds nothing of epoch {epoch}" if file is None else f"{file} is missing"
+        warnings.warn(f"{lost}; attacks of epoch {epoch + 1} start from noise", stacklevel=4)
+        return files.empty(self.n, self.width)
 
     def _places(self, indices: Tensor) -> Any:
         """Indices as numpy's, each within range."""
@@ -203,7 +214,8 @@ class PerturbationStore:
             raise ValueError(f"indices are {given.dtype} of shape {shape}; give whole numbers, one an image")
         if len(given) and not 0 <= int(given.min()) <= int(given.max()) < self.n:
             raise ValueError(
-                f"indices run from {int(given.min())} to {int(given.max())}; the store has {self.n} images"
+                f"indices run from {int(given.min())} to {int(given.max())}; the store has {self.n} images: give it as "
+                "many as there are, or number a subset anew, Indexed(Subset(dataset, rows))"
             )
         return given.cpu().numpy().astype(np.int64)
 
@@ -222,28 +234,6 @@ def usual_rank(norm: str, height: int, width: int) -> int | str:
 def shape_of(factors: Factors) -> tuple[int, ...]:
     """(n, c, h, w) of the perturbations they are."""
     return (*factors.left.shape[:3], factors.right.shape[-1])
-
-
-def files_in(folder: Path) -> list[Path]:
-    """The perturbations that are kept in a folder."""
-    return sorted(folder.glob(NAME.replace("{:06d}", "*")))
-
-
-def _number(file: Path) -> int:
-    digits = file.name.removeprefix("epoch-").partition(".")[0]
-    return int(digits) if digits.isdigit() else 0
-
-
-def erase(folder: str | os.PathLike[str], but: int | None = None) -> None:
-    """Delete the perturbations kept in a folder, but those of one epoch; the folder is made if need be."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"{folder} cannot be a folder for perturbations ({error}); give another") from error
-    for file in (*files_in(folder), folder / WRITING):
-        if but is None or file.name != NAME.format(but):
-            file.unlink(missing_ok=True)
 
 
 def _whole(name: str, value: Any, more: str = "") -> int:

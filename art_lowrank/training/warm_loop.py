@@ -8,16 +8,19 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from art_lowrank.attack.checks import check_count, check_labels, quoted
 from art_lowrank.attack.oracle import evaluating
 from art_lowrank.training.adversaries import is_linf
 from art_lowrank.training.moves import Moves, Place
 from art_lowrank.training.objectives import Objective
 from art_lowrank.training.overfitting import Watch
-from art_lowrank.training.store import PerturbationStore, erase, usual_rank
-from art_lowrank.training.warm_start import Warm, WarmStart
+from art_lowrank.training.rows import erase
+from art_lowrank.training.store import PerturbationStore, usual_rank
+from art_lowrank.training.warm_start import Warm, WarmStart, unit_of
 
+STRIDE = 1_000_003  # between the numbers of two epochs, as in our own loop
 HELD = 256  # images at most that watch over the training and are not trained on
 
 
@@ -57,7 +60,7 @@ def remembering(
 ) -> Objective:
     """The objective with a store in place of its attack, in the attack's ball.
 
-    shape   of the images as they are shown
+    shape   of the images before augmentation, if the settings name no other height and width
     path    a folder for the store, if the settings name none
     resume  False deletes what is in the folder
     """
@@ -67,10 +70,9 @@ def remembering(
         erase(folder)
     if len(shape) != 3:
         raise ValueError(f"samples of shape {shape} are no images (channels, height, width); leave warm_start out")
-    unit = "linf" if is_linf(norm) else "l2"
     height, width = settings.frame or shape[1:]
-    rank = usual_rank(unit, height, width) if settings.rank is None else settings.rank
-    store = PerturbationStore(n, (shape[0], height, width), rank, folder, unit=f"{unit} radius", data=data)
+    rank = usual_rank("linf" if is_linf(norm) else "l2", height, width) if settings.rank is None else settings.rank
+    store = PerturbationStore(n, (shape[0], height, width), rank, folder, unit=unit_of(norm), data=data)
     return replace(objective, adversary=Warm(store, eps, norm, settings, clip))
 
 
@@ -95,6 +97,8 @@ def ball_of(objective: Objective) -> tuple[float, float | str, tuple[float, floa
 def watch_of(objective: Objective, settings: WarmStart, among: tuple[Tensor, Tensor] | None) -> Watch | None:
     """What watches over a training, on some of these images and class numbers; None without any."""
     if among is None or not len(among[0]):
+        if settings.fall_back:
+            raise ValueError("fall_back=True needs images to watch over the training; give validation_data")
         return None
     x, y = among
     eps, norm, clip = ball_of(objective)
@@ -113,20 +117,53 @@ def warm_started(
     settings: WarmStart | None = None,
     clip: tuple[float, float] | None = (0.0, 1.0),
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of adversarial images and labels for a training loop of one's own.
+    """One epoch of adversarial images and labels, for a training loop of one's own: train on them, no other attack.
 
-    batches     (x, y, indices) or (x, y, indices, moves); `Indexed` makes a data set of such items
-    epoch       how many were done before; None: as many as the store says, which a kill leaves ahead of your checkpoint
-                if it comes between the two. 0 begins anew
+    batches     (x, y, indices) or (x, y, indices, moves), as a DataLoader of `Indexed` items gives
+    eps, norm   the ball, l2 or l_inf; `clip` is the range that images have and keep
+    epoch       the number of epochs in your checkpoint, to go on with the files of a store; 0 begins anew. None: one
+                more in this process, and an error where files tell of epochs before
+    settings    steps, length, low_rank, ramp and reset; the rest is for `LowRankTrainer`
+    An epoch counts if the loop runs to its end. Images move to the net's device.
     """
-    warm = Warm(store, eps, norm, settings or WarmStart(), clip)
-    warm.begin(store.epoch if epoch is None else epoch)
+    chosen = WarmStart() if settings is None else settings
+    warm = Warm(store, eps, norm, chosen, clip)
+    check_count("seed", seed, 0)
+    _check_own_loop(store, chosen)
+    if epoch is None and store.found:
+        raise ValueError(
+            f"{store.path} holds perturbations after {store.found} epochs; give epoch={store.found} to go on from them "
+            "(as many as your checkpoint has done), or epoch=0 to begin anew"
+        )
+    return _epoch(model, batches, warm, store.epoch if epoch is None else epoch, seed)
+
+
+def _epoch(model: Any, batches: Iterable[Any], warm: Warm, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    warm.begin(epoch)
+    device = (
+        next((parameter.device for parameter in model.parameters()), None) if isinstance(model, nn.Module) else None
+    )
     for number, batch in enumerate(batches):
         x, y, place = placed(batch)
+        x, y = x.to(device), y.to(device)
+        if not (y.ndim == 2 and y.is_floating_point()):  # else a row of numbers an image, one a class
+            check_labels(y, len(x))
         with evaluating(model):
-            images = warm.at(place)(model, x, y, (seed * 1_000_003 + store.epoch) * 1_000_003 + number)
+            classes = y if y.is_floating_point() else y.long()
+            images = warm.at(place)(model, x, classes, (seed * STRIDE + epoch) * STRIDE + number)
         yield images, y
-    store.commit()
+    warm.store.commit()
+
+
+def _check_own_loop(store: PerturbationStore, settings: WarmStart) -> None:
+    """Refuse settings that would do nothing."""
+    kept = "full" if store.dense else store.rank
+    if settings.rank not in (None, kept):
+        raise ValueError(f"settings say rank={settings.rank!r}, the store keeps {kept!r}; leave rank out")
+    for name in ("path", "frame", "fall_back"):
+        if getattr(settings, name):
+            value = getattr(settings, name)
+            raise ValueError(f"settings say {name}={value!r}, which only LowRankTrainer heeds; leave it out")
 
 
 def placed(batch: Any) -> tuple[Tensor, Tensor, Place]:
@@ -138,5 +175,14 @@ def placed(batch: Any) -> tuple[Tensor, Tensor, Place]:
             "the same in every epoch: wrap the data set, art_lowrank.training.Indexed(dataset)"
         )
     x, y, indices, *rest = batch
-    moves = Moves(*map(torch.as_tensor, rest[0])) if rest else None
-    return torch.as_tensor(x), torch.as_tensor(y), Place(torch.as_tensor(indices), moves)
+    try:
+        moves = Moves(*map(torch.as_tensor, rest[0])) if rest else None
+        place = Place(torch.as_tensor(indices), moves)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"indices and moves are {quoted(indices)} and {[quoted(r) for r in rest]} ({error})"
+        ) from error
+    if moves is not None and not tuple(moves.scale.shape) == tuple(moves.shift.shape) == (len(place.indices), 2):
+        shapes = tuple(moves.scale.shape), tuple(moves.shift.shape)
+        raise ValueError(f"moves of shapes {shapes} do not fit {len(place.indices)} indices; give (n, 2) of each")
+    return torch.as_tensor(x), torch.as_tensor(y), place

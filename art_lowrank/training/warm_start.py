@@ -7,18 +7,21 @@ they are; here a perturbation is kept as low-rank factors, whatever images it is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from os import PathLike
 
 import torch
 from torch import Tensor
 
-from art_lowrank.attack.balls import per_image
+from art_lowrank.attack.balls import per_image, placed
+from art_lowrank.attack.checks import check_clip, check_count, check_images, is_whole, quoted
 from art_lowrank.attack.factors import Factors
+from art_lowrank.attack.norms import L2, Linf
 from art_lowrank.attack.power import climbed
 from art_lowrank.attack.start import gaussian
 from art_lowrank.training.adversaries import Logits, boxed, direction, inside, is_linf, lengths, loss_gradient, noise
-from art_lowrank.training.moves import Place, Size
-from art_lowrank.training.store import PerturbationStore
+from art_lowrank.training.moves import Place, Size, is_size
+from art_lowrank.training.store import ANY_UNIT, PerturbationStore
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,15 @@ class WarmStart:
     """How to train from stored perturbations.
 
     rank        of what is stored: None is 3 for l2 and 5 for l_inf, less for tiny images; "full" keeps it whole
-    steps       gradients an image before the weights' own; 0: that one moves the stored perturbation as well
+    steps       gradients an image before the weights' own; 0: that one moves the stored perturbation as well, so the
+                images ask for a gradient, and must not be detached before the loss
     length      of a step, in radii
     low_rank    train on the low-rank perturbation itself, moved by block power steps (l2), instead of a full-rank step
                 from it, of which the low-rank part is stored
     ramp        epochs over which the radius rises from 0
     reset       forget what is stored every so many epochs
     path        a folder for the store; None: that of the checkpoints, else memory
-    frame       height and width of images before augmentation; None: as they are shown
+    frame       height and width of images before augmentation; None: what an `Indexed` data set says, or as shown
     limit       FGSM minus PGD accuracy from which training is said to overfit catastrophically
     fall_back   take two steps from then on
     """
@@ -51,16 +55,19 @@ class WarmStart:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings now."""
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
-            raise ValueError(f"steps is {self.steps!r}; give a whole number, 0 for the gradient of the weights' step")
-        if self.rank not in (None, "full") and (isinstance(self.rank, bool) or not isinstance(self.rank, int)):
+        check_count("steps", self.steps, 0)
+        if self.rank not in (None, "full") and not (is_whole(self.rank) and int(self.rank) >= 1):
             raise ValueError(f"rank is {self.rank!r}; give a whole number, 'full', or None for 3 in l2 and 5 in l_inf")
-        if not 0 < self.length < float("inf"):
-            raise ValueError(f"length is {self.length!r}; give the length of a step in radii, such as 0.75")
-        if not 0 <= self.ramp < float("inf"):
-            raise ValueError(f"ramp is {self.ramp!r}; give a number of epochs, at least 0")
-        if self.reset is not None and (isinstance(self.reset, bool) or self.reset < 1):
-            raise ValueError(f"reset is {self.reset!r}; give a whole number of epochs, at least 1, or None")
+        for name in ("length", "ramp", "limit"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not float(value) < float("inf"):
+                raise ValueError(f"{name} is {value!r}; give a finite number")
+        if self.length <= 0 or self.ramp < 0:
+            raise ValueError(f"length is {self.length!r} and ramp {self.ramp!r}; give a length above 0, a ramp from 0")
+        if self.reset is not None:
+            check_count("reset", self.reset, 1)
+        if self.frame is not None and not is_size(self.frame):
+            raise ValueError(f"frame is {self.frame!r}; give (height, width)")
         if self.low_rank and (self.steps == 0 or self.rank == "full"):
             raise ValueError(f"low_rank=True needs a step and a rank, not steps={self.steps} and rank={self.rank!r}")
 
@@ -77,10 +84,20 @@ class Warm:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if not 0 < self.eps < float("inf"):
-            raise ValueError(f"eps is {self.eps!r}; give a finite number above 0")
+        if isinstance(self.eps, bool) or not isinstance(self.eps, Real) or not 0 < self.eps < float("inf"):
+            raise ValueError(f"eps is {quoted(self.eps)}; give a finite number above 0")
+        check_clip(self.clip)
+        if not isinstance(self.store, PerturbationStore) or not isinstance(self.settings, WarmStart):
+            kinds = f"{type(self.store).__name__} and {type(self.settings).__name__}"
+            raise ValueError(f"store and settings are {kinds}; give a PerturbationStore and a WarmStart")
         if is_linf(self.norm) and self.settings.low_rank:
             raise ValueError("low_rank=True trains on too weak an attack in l_inf; use it with norm=2, or leave it out")
+        if self.settings.low_rank and self.store.dense:
+            raise ValueError("low_rank=True needs factors, and the store keeps whole perturbations; give it a rank")
+        if self.store.unit not in (ANY_UNIT, unit_of(self.norm)):
+            raise ValueError(
+                f"the store's unit is {self.store.unit!r}, the attack's {unit_of(self.norm)!r}; make another"
+            )
 
     def begin(self, epoch: int) -> None:
         """Before the first batch of an epoch, whose number is given."""
@@ -107,6 +124,7 @@ class At:
     eps: float
 
     def __call__(self, logits: Logits, x: Tensor, y: Tensor, number: int) -> Tensor:
+        check_images(x, self.warm.clip)
         if self.warm.settings.low_rank:
             return self._low_rank(logits, x, y, number)
         delta = self._start(x, number)
@@ -152,7 +170,10 @@ class At:
         store, (indices, moves) = self.warm.store, self.place
         height, width = x.shape[-2:]
         if moves is None and tuple(x.shape[1:]) != store.shape:
-            raise ValueError(f"images are {tuple(x.shape[1:])}, the store's {store.shape}; give the moves between them")
+            raise ValueError(
+                f"images are {tuple(x.shape[1:])}, the store's {store.shape} (channels, height, width); make a store "
+                "for these, or give the moves between them"
+            )
         if len(indices) != len(x):
             raise ValueError(f"{len(x)} images came with {len(indices)} indices; give one each")
         left, right = store.load(indices, moves, (height, width))
@@ -165,10 +186,19 @@ class At:
         return (self._images(x, delta) - x) / self.eps
 
     def _images(self, x: Tensor, delta: Tensor) -> Tensor:
+        if x.dtype in (torch.float16, torch.bfloat16):  # whose rounding can leave the ball
+            ball = Linf() if is_linf(self.warm.norm) else L2()
+            radius = torch.tensor(self.eps, device=x.device)
+            return ball.fit(x, self.eps * delta.float(), radius, placed(self.warm.clip, delta.float()))[0]
         return boxed(x + self.eps * delta, self.warm.clip)
 
     def _save(self, found: Tensor | Factors) -> None:
         self.warm.store.save(self.place.indices, found, self.place.moves)
+
+
+def unit_of(norm: float | str) -> str:
+    """What a store for this norm is relative to."""
+    return "linf radius" if is_linf(norm) else "l2 radius"
 
 
 def _blank(values: Tensor) -> Tensor:

@@ -149,9 +149,12 @@ def test_a_lost_file_of_perturbations_is_one_line_and_anew_works(tmp_path):
         "epoch-000001.perturbations",
         "epoch-000002.perturbations",
     ]
+    (folder / "epoch-000002.perturbations").unlink()
+    with pytest.raises(ValueError, match=r"epoch-000002\.perturbations is missing, the folder holds epochs \[1\]"):
+        trainer_of().fit(X, Y, nb_epochs=3, checkpoint=tmp_path)
     shutil.rmtree(folder)
-    with pytest.raises(
-        ValueError, match=r"epoch-000002\.perturbations is missing, from which epoch 2 starts; begin anew"
+    with pytest.warns(
+        UserWarning, match=r"epoch-000002\.perturbations is missing; attacks of epoch 3 start from noise"
     ):
         trainer_of().fit(X, Y, nb_epochs=3, checkpoint=tmp_path)
     trainer_of().fit(X, Y, nb_epochs=1, checkpoint=tmp_path, resume=False)

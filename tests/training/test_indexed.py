@@ -245,3 +245,40 @@ def test_a_frame_holds_images_of_every_size(tv):
             found = moves.images(kept, shown.shape[1:])
             torch.testing.assert_close(found * there, expected * there, rtol=0, atol=1e-4)
         assert all(map(torch.equal, moves, plain)) == (size == (10, 12))
+
+
+@both
+@pytest.mark.parametrize("mode", ["reflect", "edge", "symmetric"])
+def test_mirrored_borders_are_no_pixels_of_the_image(tv, mode):
+    image = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(3))
+    for seed in range(6):
+        torch.manual_seed(seed)
+        shown, _, _, moves = Indexed([(image, 0)], tv.RandomCrop(8, padding=4, padding_mode=mode))[0]
+        assert moves.scale.tolist() == [1.0, 1.0]
+        found = Moves(moves.scale[None], moves.shift[None]).images(image[None], (8, 8))[0]
+        assert torch.equal(found[found != 0], shown[found != 0])
+
+
+@both
+def test_an_image_of_one_pixel_shows_nothing_of_what_is_stored(tv):
+    _, _, _, moves = Indexed([(torch.rand(1, 8, 8), 0)], tv.Compose([tv.CenterCrop(1), tv.Resize((8, 8))]))[0]
+    assert bool(torch.isfinite(Moves(moves.scale[None], moves.shift[None]).inverse().shift).all())
+
+
+@both
+def test_arrays_are_refused_where_pixels_move(tv):
+    with pytest.raises(ValueError, match="RandomHorizontalFlip met a NumPy array"):
+        Indexed([(torch.zeros(8, 8, 3).numpy(), 0)], tv.RandomHorizontalFlip(1.0))[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": 5}, "the data set is a int"),
+        ({"frame": 8}, "frame is 8; give"),
+        ({"frame": (0, 8)}, r"frame is \(0, 8\)"),
+    ],
+)
+def test_bad_data_sets_and_frames_are_one_line(options, message):
+    with pytest.raises(ValueError, match=message):
+        Indexed(**{"dataset": [(torch.rand(1, 8, 8), 0)], **options})

@@ -37,12 +37,12 @@ class Dip(nn.Module):
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_the_gap_is_the_share_of_images_that_one_step_misses(share):
-    assert overfitting(Dip(share), Dip(share), X, Y, EPS, "inf") == pytest.approx(share)
+    assert overfitting(Dip(share), X, Y, eps=EPS, norm="inf") == pytest.approx(share)
 
 
 def test_a_net_that_stands_still_has_no_gap():
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
-    assert overfitting(model, model, X, Y, EPS) == 0.0
+    assert overfitting(model, X, Y, eps=EPS) == 0.0
 
 
 def test_while_the_radius_rises_the_watch_stays_within_it():

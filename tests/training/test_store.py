@@ -12,7 +12,7 @@ import torch
 
 from art_lowrank.attack.factors import truncated
 from art_lowrank.training import PerturbationStore
-from art_lowrank.training.store import erase
+from art_lowrank.training.rows import erase
 
 N, SHAPE, RANK = 6, (2, 20, 24), 2
 ALL = torch.arange(N)
@@ -164,7 +164,7 @@ def test_a_new_process_goes_on_where_the_last_epoch_ended(tmp_path, moment):
         one.save(ALL, noise(8))
     del one
     again = store(tmp_path)
-    assert again.epoch == (2 if moment == "after commit" else 1)
+    assert again.found == (2 if moment == "after commit" else 1)
     for number in (1, 2):
         epoch(again, number, noise(number))
     assert torch.equal(shown(again, 3), shown(whole, 3))

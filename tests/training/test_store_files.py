@@ -41,25 +41,38 @@ def test_rows_are_on_disk_before_they_get_their_name(tmp_path, monkeypatch):
     one.begin(0)
     monkeypatch.setattr(np.memmap, "flush", lambda part: (order.append(part.dtype.kind), flush(part))[1])
     monkeypatch.setattr(Path, "replace", lambda *paths: (order.append("rename"), replace(*paths))[1])
-    monkeypatch.setattr("art_lowrank.training.store.sync_folder", lambda folder: order.append(folder))
+    monkeypatch.setattr("art_lowrank.training.rows.sync_folder", lambda folder: order.append(folder))
     one.commit()
     assert order == ["f", "b", "rename", tmp_path]
 
 
 def test_an_epoch_that_is_not_there(tmp_path):
     one = store()
-    for done in (0, 1):
-        for number in {1, 3} - {done}:
-            message = f"epoch {number} starts from perturbations that are not in memory, {done} epochs are done; give"
-            refused(ValueError, message, lambda number=number: one.begin(number))
-        one.begin(0)
-        one.commit()
+    one.begin(0)
+    one.save(torch.arange(N), torch.ones(N, *SHAPE))
+    one.commit()
+    with pytest.warns(UserWarning, match="memory holds nothing of epoch 3; attacks of epoch 4 start from noise"):
+        one.begin(3)
+    assert not one.seen(torch.arange(N)).any()
     file, data = written(tmp_path)
     message = refused(
-        ValueError, "from which epoch 2 starts; begin anew from epoch 0", lambda: store(tmp_path).begin(2)
+        ValueError, r"the folder holds epochs \[1\]; give one of these numbers", lambda: store(tmp_path).begin(2)
     )
     assert "epoch-000002.perturbations is missing" in message
     assert file.read_bytes() == data
+    file.unlink()
+    with pytest.warns(
+        UserWarning, match=r"epoch-000002\.perturbations is missing; attacks of epoch 3 start from noise"
+    ):
+        store(tmp_path).begin(2)
+
+
+def test_a_run_that_another_disturbs_says_so(tmp_path):
+    one, other = store(tmp_path), store(tmp_path)
+    one.begin(0)
+    other.begin(0)
+    other.commit()
+    refused(OSError, "was taken away while it was written; give every run a folder of its own", one.commit)
 
 
 MISMATCHES = [
@@ -92,7 +105,7 @@ def test_files_of_something_else_are_named(tmp_path, given, message):
 def test_truncated_files_are_one_line(tmp_path, left):
     file, data = written(tmp_path)
     file.write_bytes(data + b"x" if left == "longer" else data[:left])
-    message = refused(ValueError, "delete it to begin anew", lambda: store(tmp_path).begin(1))
+    message = refused(ValueError, "delete it, and attacks start from noise", lambda: store(tmp_path).begin(1))
     assert str(file) in message
     assert f"bytes long, not {len(data)}" in message or "is damaged or holds no perturbations" in message
     file.unlink()
@@ -116,7 +129,7 @@ HEADERS = [
 @pytest.mark.parametrize("data", [*HEADERS, json.dumps({"format": "art_lowrank perturbations 0"}).encode()])
 def test_foreign_files_are_one_line(tmp_path, data):
     (tmp_path / FIRST).write_bytes(data)
-    refused(ValueError, "holds no perturbations.*; delete it to begin anew", lambda: store(tmp_path))
+    refused(ValueError, "holds no perturbations.*delete it", lambda: store(tmp_path))
 
 
 def test_a_path_that_is_a_file_and_a_name_too_long(tmp_path):
@@ -131,4 +144,4 @@ def test_a_path_that_is_a_file_and_a_name_too_long(tmp_path):
 
 def test_a_foreign_file_of_brackets_is_one_line(tmp_path):  # fails: json raises RecursionError, rows.check catches less
     (tmp_path / FIRST).write_bytes(b"[" * 9000)
-    refused(ValueError, "holds no perturbations.*; delete it to begin anew", lambda: store(tmp_path))
+    refused(ValueError, "holds no perturbations.*delete it", lambda: store(tmp_path))
