@@ -196,8 +196,8 @@ class PerturbationStore:
         others = [] if self.path is None else [number_of(other) for other in files_in(self.path)]
         if others:
             raise ValueError(
-                f"{file} is missing, the folder holds epochs {others}; give one of these numbers, or delete the files and "
-                "attacks start from noise"
+                f"{file} is missing, the folder holds epochs {others}; give one of these numbers, or delete the files: "
+                "then attacks start from noise"
             )
         lost = f"memory holds nothing of epoch {epoch}" if file is None else f"{file} is missing"
         warnings.warn(f"{lost}; attacks of epoch {epoch + 1} start from noise", stacklevel=4)
