@@ -23,16 +23,9 @@ SEPARABLE = (  # torchvision's transforms that move rows and columns apart
 )
 STILL = (  # those that leave every pixel in its place
     *("ToTensor", "PILToTensor", "ToPILImage", "ToImage", "ToDtype", "ToPureTensor", "ConvertImageDtype", "Identity"),
-    *(
-        "Normalize",
-        "ColorJitter",
-        "Grayscale",
-        "RandomGrayscale",
-        "RandomPhotometricDistort",
-        "RandomChannelPermutation",
-    ),
+    *("Normalize", "ColorJitter", "Grayscale", "RandomGrayscale", "RandomPhotometricDistort"),
     *("GaussianBlur", "GaussianNoise", "RandomErasing", "RandomInvert", "RandomPosterize", "RandomSolarize"),
-    *("RandomAdjustSharpness", "RandomAutocontrast", "RandomEqualize", "RGB"),
+    *("RandomAdjustSharpness", "RandomAutocontrast", "RandomChannelPermutation", "RandomEqualize", "RGB"),
 )
 
 

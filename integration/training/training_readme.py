@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from training_table import CIFAR, RESULTS, Key, Row, autoattack, costs, rows, table, targets
@@ -48,23 +49,26 @@ def judge(found: dict[Key, Row]) -> str:
     return next(iter(found.values())).judge
 
 
-def written(readme: str, text: str) -> str:
-    """The README with the text between its markers."""
-    before, rest = readme.split(START)
-    return f"{before}{START}\n\n{text}\n\n{END}{rest.split(END)[1]}"
+def written(readme: str, text: str, start: str = START, end: str = END) -> str:
+    """The README with the text between two markers."""
+    before, rest = readme.split(start)
+    return f"{before}{start}\n\n{text}\n\n{end}{rest.split(end)[1]}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="JSONL file of the records")
+def command(
+    about: str | None, results: Path, text_of: Callable[[list[Record]], str], start: str = START, end: str = END
+) -> None:
+    """Write a section of the README from records, or with `--check` only compare."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--results", type=Path, default=results, help="JSONL file of the records")
     parser.add_argument("--check", action="store_true", help="exit 1 where the README says something else")
     arguments = parser.parse_args()
-    text, readme = section(read(arguments.results)), README.read_text(encoding="utf-8")
+    text, readme = text_of(read(arguments.results)), README.read_text(encoding="utf-8")
     if not arguments.check:
-        README.write_text(written(readme, text), encoding="utf-8")
-    elif written(readme, text) != readme:
-        sys.exit("README.md does not say what the records say; run integration/training/training_readme.py")
+        README.write_text(written(readme, text, start, end), encoding="utf-8")
+    elif written(readme, text, start, end) != readme:
+        sys.exit(f"README.md does not say what the records say; run {Path(sys.argv[0]).name} without --check")
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, RESULTS, section)

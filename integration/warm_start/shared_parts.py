@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
-
+import beside  # noqa: F401
 from borrowed import net
 from cost import ratio
 from lenet import Parts, parts

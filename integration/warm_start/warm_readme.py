@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from pathlib import Path
-
+import beside  # noqa: F401
+import training_readme
 from warm_table import RESULTS, costs, reported, table, targets, tasks, watches
 
-from art_lowrank.record import Record, read
+from art_lowrank.record import Record
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = training_readme.README
 START = (
     "<!-- warm start: written by integration/warm_start/warm_readme.py from integration/results/warm_start.jsonl -->"
 )
@@ -51,22 +49,9 @@ def section(records: list[Record]) -> str:
 
 
 def written(readme: str, text: str) -> str:
-    """The README with the text between its markers."""
-    before, rest = readme.split(START)
-    return f"{before}{START}\n\n{text}\n\n{END}{rest.split(END)[1]}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="JSONL file of the records")
-    parser.add_argument("--check", action="store_true", help="exit 1 where the README says something else")
-    arguments = parser.parse_args()
-    text, readme = section(read(arguments.results)), README.read_text(encoding="utf-8")
-    if not arguments.check:
-        README.write_text(written(readme, text), encoding="utf-8")
-    elif written(readme, text) != readme:
-        sys.exit("README.md does not say what the records say; run integration/warm_start/warm_readme.py")
+    """The README with the text between this section's markers."""
+    return training_readme.written(readme, text, START, END)
 
 
 if __name__ == "__main__":
-    main()
+    training_readme.command(__doc__, RESULTS, section, START, END)
