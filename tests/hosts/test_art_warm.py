@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import warnings
 
@@ -140,6 +141,24 @@ def test_a_loader_with_moving_images_is_resumed_exactly(tmp_path):
     run(tmp_path / "parts", 2)
     parts = run(tmp_path / "parts", 4)
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+def test_perturbations_are_kept_in_the_size_of_images_before_they_are_cropped(tmp_path):
+    transforms = pytest.importorskip("torchvision.transforms")
+    data = Indexed(TensorDataset(TRAIN.x[:160], TRAIN.y[:160]), transforms.RandomCrop(6))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, 10))
+    for source in (DataLoader(data, 32), PyTorchDataGenerator(DataLoader(data, 32), 160, 32)):
+        trainer = trainer_of(made(copy.deepcopy(net), input_shape=(1, 6, 6)))
+        trainer.fit_generator(source, 2, checkpoint=tmp_path, resume=False)
+        header = (tmp_path / "perturbations" / "epoch-000002.perturbations").read_bytes()[:400]
+        assert b'"shape": [1, 8, 8]' in header
+
+
+def test_falling_back_needs_somebody_who_watches():
+    with pytest.raises(
+        ValueError, match="fall_back=True needs images to watch over the training; give validation_data"
+    ):
+        trainer_of(warm_start=WarmStart(fall_back=True)).fit_generator(loader(), 1)
 
 
 def test_a_lost_file_of_perturbations_is_one_line_and_anew_works(tmp_path):
