@@ -108,7 +108,7 @@ LINF = (
 )
 
 
-def on_cifar(rank: int) -> tuple[Contender, ...]:
+def with_moves(rank: int) -> tuple[Contender, ...]:
     """Longer steps and fewer; the third leaves what is stored where it is when the image is moved."""
     lengths = (1.0, 0.5, 1.5)
     best = replace(stored(rank), lengths=lengths)
@@ -124,4 +124,4 @@ def on_cifar(rank: int) -> tuple[Contender, ...]:
 def contenders(task: Task) -> Sequence[Contender]:
     """Who takes part in a task."""
     flat = task.norm == "inf"
-    return on_cifar(5 if flat else 3) if task.augment else LINF if flat else L2
+    return with_moves(5 if flat else 3) if task.padding else LINF if flat else L2

@@ -107,7 +107,7 @@ def trained(task: Task, contender: Contender, setting: Setting, seed: int) -> tu
 
 
 def batches(task: Task, contender: Contender, seed: int) -> Batches:
-    """Shuffled; on CIFAR-10 cropped from a border of 4 and mirrored, and stored perturbations with them."""
+    """Shuffled; in some tasks cropped from a border and mirrored, and stored perturbations with them."""
     x, y = task.data().train
     plain = shuffled(x, y, task.batch, seed, torch.device("cpu"))
     size = (x.shape[2], x.shape[3])
@@ -115,11 +115,11 @@ def batches(task: Task, contender: Contender, seed: int) -> Batches:
     def moved(epoch: int) -> Iterator[tuple[Tensor, Tensor, Place]]:
         draws = torch.Generator().manual_seed(1000 * seed + epoch)
         for images, labels, (rows, _) in plain(epoch):
-            moves = Moves.random(len(rows), size, draws)
+            moves = Moves.random(len(rows), size, draws, task.padding, task.flip)
             known = moves if contender.transport else None
             yield moves.images(images, size), labels, Place(rows, known)
 
-    return moved if task.augment else plain
+    return moved if task.padding else plain
 
 
 def judged(task: Task, model: nn.Module, role: str) -> dict[str, object]:

@@ -27,7 +27,8 @@ class Task:
     rates: tuple[float, ...]
     optimizer: Callable[[nn.Module, float], Optimizer]
     ramp: float = 0.3
-    augment: bool = False
+    padding: int = 0  # of the border from which images are cropped
+    flip: bool = False
     batch: int = 100
 
 
@@ -64,14 +65,14 @@ def cifar10() -> Parts:
     return parts("cifar10", 7000)
 
 
-def on_mnist(name: str, norm: int | str, eps: float) -> Task:
+def on_mnist(name: str, norm: int | str, eps: float, padding: int = 0) -> Task:
     rates = (0.002, 0.004, 0.008, 0.016, 0.032)
-    return Task(name, MNIST_NET, small, mnist, norm, eps, 8, rates, adam)
+    return Task(name, MNIST_NET, small, mnist, norm, eps, 8, rates, adam, padding=padding)
 
 
 def on_cifar(name: str, norm: int | str, eps: float) -> Task:
     rates = (0.005, 0.01, 0.02, 0.04)
-    return Task(name, CIFAR_NET, pretrained, cifar10, norm, eps, 10, rates, sgd, 0.0, True)
+    return Task(name, CIFAR_NET, pretrained, cifar10, norm, eps, 10, rates, sgd, 0.0, 4, True)
 
 
 TASKS = {
@@ -79,8 +80,8 @@ TASKS = {
     for task in (
         on_mnist("mnist l2 2.0", 2, 2.0),
         on_mnist("mnist linf 0.3", "inf", 0.3),
+        on_mnist("mnist linf 0.3, shifted", "inf", 0.3, 4),
         on_cifar("cifar10 linf 8/255", "inf", 8 / 255),
         on_cifar("cifar10 linf 16/255", "inf", 16 / 255),
-        on_cifar("cifar10 l2 0.5", 2, 0.5),
     )
 }
