@@ -18,7 +18,8 @@ MNIST = """
 A CNN of 166,406 parameters on 8,000 MNIST images, 8 epochs of Adam; every contender's learning rate, step (in radii)
 and reset of the store were tuned on 2,000 other images with one seed, then seeds 0, 1, 2. The radius rises over the
 first 30 % of the steps for all of them. Gradients are those an image in all epochs, the weights' own included, time is
-process time beside PGD-7's. In `shifted` an image is moved by up to 4 pixels each time it is seen. Clean accuracy on 2,000 test images, robust under {judge}; intervals are 95 %, paired.
+process time beside PGD-7's. In `shifted` an image is moved by up to 4 pixels each time it is seen.
+Clean accuracy on 2,000 test images, robust under {judge}; intervals are 95 %, paired.
 """
 CIFAR = """
 `cifar10_resnet3b_linf_adv`, a net that others trained at 4/255, trained on for 10 epochs of SGD on 7,000 CIFAR-10
@@ -27,11 +28,12 @@ At 16/255 PGD-7 was not run, and one of the three nets of `fast` ended up answer
 """
 
 READING = """
-In short: where one step from a random start is not enough (MNIST, CIFAR-10 at 16/255), a step from a stored start comes
-near PGD-7 for a quarter of its gradients. The low-rank part is all that needs storing of a perturbation while images
-stay where they are: at rank 3 (l2) and 5 (l_inf) it is within the noise of the whole. On shifted images rank 5 loses
-points to whole perturbations, and more if it is not moved with the image. At 8/255, where fast training of this net
-does not break down, the warm start gains nothing, moved or not. Larger nets and longer schedules were not tried.
+In short: where one step from a random start is not enough (MNIST, CIFAR-10 at 16/255), a step from a stored start gains
+much; on MNIST it comes near PGD-7 for a quarter of its gradients. While images stay where they are, the low-rank part
+is all that needs storing of a perturbation: at rank 3 (l2) and 5 (l_inf) it is within the noise of the whole. On
+shifted images rank 5 loses points to whole perturbations, and more if it is not moved with the image. At 8/255, where
+fast training of this net does not break down, the warm start gains nothing, moved or not. Larger nets and longer
+schedules were not tried.
 """
 WATCH = """
 The watch over catastrophic overfitting, on 256 images that were not trained on; MNIST, l_inf 0.3, seeds 0, 1, 2, rate
