@@ -99,7 +99,7 @@ def steps(learner: Learner, batches: Iterable[Batch], epoch: int, seed: int) -> 
     learner.model.train()
     for number, batch in enumerate(batches):
         x, y, place = (*batch, None)[:3]
-        judged = learner.objective.at(place)(learner.model, learner.logits, x, y, _number(seed, epoch, number))
+        judged = learner.objective.at(place)(learner.model, learner.logits, x, y, step_number(seed, epoch, number))
         value = float(judged.loss.detach())
         if not math.isfinite(value):
             raise Diverged(
@@ -164,7 +164,7 @@ def seeded(seed: int, epoch: int) -> Iterator[None]:
     """The global random states (torch's, numpy's, Python's) as a function of seed and epoch; then as they were."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
-        start = _number(seed, epoch, 0)
+        start = step_number(seed, epoch, 0)
         torch.manual_seed(start)
         np.random.seed(start % 2**32)
         random.seed(start)
@@ -185,7 +185,7 @@ def shuffled(
     chosen = torch.arange(len(x)) if among is None else among
 
     def batches(epoch: int) -> Iterator[Batch]:
-        order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(_number(seed, epoch, 1)))
+        order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(step_number(seed, epoch, 1)))
         parts = list(chosen[order].split(size))
         if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot be trained on one image
             parts[-2:] = [torch.cat(parts[-2:])]
@@ -195,7 +195,7 @@ def shuffled(
     return batches
 
 
-def _number(seed: int, epoch: int, step: int) -> int:
+def step_number(seed: int, epoch: int, step: int) -> int:
     """A different number for every step of every epoch."""
     return ((seed % 2**20) * 1_000_003 + epoch) * 1_000_003 + step
 

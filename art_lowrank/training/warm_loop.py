@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from art_lowrank.attack.checks import check_count, check_labels, quoted
 from art_lowrank.attack.oracle import evaluating
 from art_lowrank.training.adversaries import is_linf
+from art_lowrank.training.loop import step_number
 from art_lowrank.training.moves import Moves, Place
 from art_lowrank.training.objectives import Objective
 from art_lowrank.training.overfitting import Watch
@@ -20,7 +21,6 @@ from art_lowrank.training.rows import erase
 from art_lowrank.training.store import PerturbationStore, usual_rank
 from art_lowrank.training.warm_start import Warm, WarmStart, unit_of
 
-STRIDE = 1_000_003  # between the numbers of two epochs, as in our own loop
 HELD = 256  # images at most that watch over the training and are not trained on
 
 
@@ -150,7 +150,7 @@ def _epoch(model: Any, batches: Iterable[Any], warm: Warm, epoch: int, seed: int
             check_labels(y, len(x))
         with evaluating(model):
             classes = y if y.is_floating_point() else y.long()
-            images = warm.at(place)(model, x, classes, (seed * STRIDE + epoch) * STRIDE + number)
+            images = warm.at(place)(model, x, classes, step_number(seed, epoch, number))
         yield images, y
     warm.store.commit()
 
