@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from art_lowrank.hosts.art_oracle import Array
+from art_lowrank.training.indexed import Indexed
 from art_lowrank.training.loop import Batch
-from art_lowrank.training.moves import is_size
 from art_lowrank.training.warm_loop import placed
 
 
@@ -87,9 +87,9 @@ def samples_of(classifier: Any, generator: DataGenerator | DataLoader[Any], warm
         return torch.from_numpy(np.asarray(next(one_pass(generator))[0], dtype=np.float32))
 
     def shape() -> tuple[int, ...]:
-        loader = getattr(generator, "iterator", generator)
-        stored = getattr(getattr(loader, "dataset", None), "size", None)  # of `Indexed`; of others it may be anything
+        dataset = getattr(getattr(generator, "iterator", generator), "dataset", None)
+        stored = dataset.size if isinstance(dataset, Indexed) else None
         shown = tuple(first().shape[1:])
-        return (shown[0], stored[0], stored[1]) if stored is not None and is_size(stored) else shown
+        return shown if stored is None else (shown[0], *stored)
 
     return Samples(batches, first, shape, total, per_epoch, f"generator of {total}", None)

@@ -19,6 +19,7 @@ from art_lowrank.training.learner import Diverged, Epoch, Good, Learner, check_w
 from art_lowrank.training.moves import Place
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Place | None]
+STRIDE = 1_000_003  # between the numbers of two epochs
 SHOWN = ("loss", "clean", "robust", "overfit", "cond")  # of an epoch, beside the progress bar
 
 
@@ -197,7 +198,7 @@ def shuffled(
 
 def step_number(seed: int, epoch: int, step: int) -> int:
     """A different number for every step of every epoch."""
-    return ((seed % 2**20) * 1_000_003 + epoch) * 1_000_003 + step
+    return ((seed % 2**20) * STRIDE + epoch) * STRIDE + step
 
 
 def _resumed(learner: Learner, folder: Folder) -> list[Epoch]:

@@ -21,11 +21,11 @@ from art_lowrank.attack.checks import check_count
 from art_lowrank.attack.factors import Factors, identity, resolve_rank
 from art_lowrank.attack.start import gaussian
 from art_lowrank.training import rows as files
+from art_lowrank.training.adversaries import is_linf
 from art_lowrank.training.compress import EXTRA, ROUNDS, compressed
 from art_lowrank.training.moves import Moves
 from art_lowrank.training.rows import NAME, WRITING, Rows, erase, files_in, number_of, renamed
 
-RANKS = {"l2": 3, "linf": 5}  # that were measured to be enough
 ANY_UNIT = "eps"
 HALF = float(np.finfo(np.float16).max)
 Shape = tuple[int, int, int]
@@ -225,9 +225,9 @@ class PerturbationStore:
         return self._read, self._write
 
 
-def usual_rank(norm: str, height: int, width: int) -> int | str:
+def usual_rank(norm: float | str, height: int, width: int) -> int | str:
     """3 for l2 and 5 for l_inf, less for small images, whose factors would take more than a byte a pixel."""
-    rank = min(RANKS[norm], (height * width - 1) // (2 * (height + width)))
+    rank = min(5 if is_linf(norm) else 3, (height * width - 1) // (2 * (height + width)))
     return rank or "full"
 
 

@@ -71,7 +71,7 @@ def remembering(
     if len(shape) != 3:
         raise ValueError(f"samples of shape {shape} are no images (channels, height, width); leave warm_start out")
     height, width = settings.frame or shape[1:]
-    rank = usual_rank("linf" if is_linf(norm) else "l2", height, width) if settings.rank is None else settings.rank
+    rank = usual_rank(norm, height, width) if settings.rank is None else settings.rank
     store = PerturbationStore(n, (shape[0], height, width), rank, folder, unit=unit_of(norm), data=data)
     return replace(objective, adversary=Warm(store, eps, norm, settings, clip))
 

@@ -10,10 +10,9 @@ from torch import Tensor
 from warm_tasks import Task
 
 from art_lowrank.training.adversaries import Adversary, Logits, boxed, direction, inside, loss_gradient, noise
+from art_lowrank.training.loop import STRIDE
 from art_lowrank.training.store import PerturbationStore
 from art_lowrank.training.warm_start import Warm, WarmStart
-
-STRIDE = 1_000_003  # between the numbers of two epochs, see art_lowrank.training.loop
 
 
 class Setting(NamedTuple):

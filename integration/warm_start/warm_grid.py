@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from shared_parts import digest, robust
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from warm_contenders import Contender, Setting, contenders
 from warm_tasks import TASKS, Task
 
@@ -90,20 +91,26 @@ def sources() -> dict[str, str]:
 
 
 def trained(task: Task, contender: Contender, setting: Setting, seed: int) -> tuple[nn.Module, float]:
-    """The net after its epochs, and the process time they took. The rate rises to its peak and falls, every step."""
+    """The net after its epochs, and the process time they took."""
     model, epochs = task.build(seed), contender.epochs(task)
-    optimizer = task.optimizer(model, setting.rate)
-    steps = epochs * -(-len(task.data().train.x) // task.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, setting.rate, total_steps=steps + 1, anneal_strategy="linear", cycle_momentum=False
-    )
-    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    optimizer = scheduled(task, model, setting.rate, epochs)
     objective = Objective("madry", contender.adversary(task, setting))
     started = time.process_time()
     train(
         Learner(model, model, optimizer, objective), batches(task, contender, seed), Course(epochs, seed, None, False)
     )
     return model.eval(), time.process_time() - started
+
+
+def scheduled(task: Task, model: nn.Module, rate: float, epochs: int) -> Optimizer:
+    """The task's optimizer, whose rate rises to its peak and falls again, every step."""
+    optimizer = task.optimizer(model, rate)
+    steps = epochs * -(-len(task.data().train.x) // task.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, total_steps=steps + 1, anneal_strategy="linear", cycle_momentum=False
+    )
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    return optimizer
 
 
 def batches(task: Task, contender: Contender, seed: int) -> Batches:

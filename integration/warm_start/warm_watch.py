@@ -11,9 +11,8 @@ from pathlib import Path
 
 import torch
 from shared_parts import digest
-from torch.optim.lr_scheduler import OneCycleLR
 from warm_contenders import stored
-from warm_grid import RESULTS, SEEDS, batches, judged
+from warm_grid import RESULTS, SEEDS, batches, judged, scheduled
 from warm_tasks import TASKS
 
 from art_lowrank.record import Record, append, versions
@@ -46,10 +45,7 @@ def watched(name: str, seed: int) -> Record:
     """Train under watch: the gap after every epoch, and accuracy on images to tune on at the end."""
     reset, fall_back = CASES[name]
     data, model = TASK.data(), TASK.build(seed)
-    optimizer = TASK.optimizer(model, RATE)
-    steps = TASK.epochs * -(-len(data.train.x) // TASK.batch)
-    schedule = OneCycleLR(optimizer, RATE, total_steps=steps + 1, anneal_strategy="linear", cycle_momentum=False)
-    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    optimizer = scheduled(TASK, model, RATE, TASK.epochs)
     store = PerturbationStore(len(data.train.x), (1, 28, 28), 5)
     objective = Objective("madry", Warm(store, TASK.eps, TASK.norm, WarmStart(5, 1, LENGTH, ramp=RAMP, reset=reset)))
     part = data.validation
