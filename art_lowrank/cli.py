@@ -61,7 +61,7 @@ def _from_toml(context: click.Context, _: click.Parameter, path: Path | None) ->
 @click.option("--data-folder", default="data", help="Where torchvision keeps its files.")
 @click.option("--model", default="small", help="small, or module:callable that returns a torch module.")
 @click.option("--weights", default=None, help="Safetensors file to start from; without, the weights start anew.")
-@click.option("--method", default="condlr", help="condlr, dlrt, nuclear or none.")
+@click.option("--method", default="condlr", help="condlr, dlrt, nuclear, none (low-rank, no bound) or dense.")
 @click.option("--keep", type=float, default=0.2, help="Share of the parameters to be stored.")
 @click.option("--max-cond", type=float, default=1.5, help="Bound on condition numbers (condlr).")
 @click.option("--tighten", type=float, default=0.0, help="Share of the steps over which the bound comes down.")

@@ -49,8 +49,13 @@ def none(model: nn.Module, optimizer: Optimizer) -> list[Handle]:
     return []
 
 
-METHODS: dict[str, Attach] = {"condlr": condlr, "dlrt": dlrt, "nuclear": nuclear, "none": none}
-DENSE = ("nuclear",)  # methods for weights that stay dense
+def dense(model: nn.Module, optimizer: Optimizer) -> list[Handle]:
+    """Dense weights and nothing else."""
+    return []
+
+
+METHODS: dict[str, Attach] = {"condlr": condlr, "dlrt": dlrt, "nuclear": nuclear, "none": none, "dense": dense}
+DENSE = ("nuclear", "dense")  # methods for weights that stay dense
 
 
 def options_of(method: str, options: Mapping[str, Any]) -> dict[str, Any]:

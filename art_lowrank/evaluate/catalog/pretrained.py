@@ -1,0 +1,88 @@
+"""Pretrained models of torchvision and timm, with their own preprocessing and normalisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import nn
+
+from art_lowrank.evaluate.catalog.normalised import Normalised
+from art_lowrank.evaluate.catalog.weights import read_state, with_state
+from art_lowrank.evaluate.spec import Spec, nearest
+from art_lowrank.training.checkpoint import reason
+
+Made = Callable[[], tuple[nn.Module, Any]]
+
+
+def of_torchvision(spec: Spec, name: str, weights: str) -> Made:
+    """A classifier of torchvision with one of its sets of weights."""
+    models, transforms = _torchvision(spec)
+    if name not in models.list_models(module=models):
+        raise ValueError(f"{spec}: {nearest(name, models.list_models(module=models), 'model of torchvision')}")
+    known = models.get_model_weights(name)
+    if weights != "DEFAULT" and weights not in known.__members__:
+        raise ValueError(f"{spec}: {nearest(weights, known.__members__, f'weights of {name}')}")
+    chosen = known[weights] if weights != "DEFAULT" else known.DEFAULT
+
+    def make() -> tuple[nn.Module, Any]:
+        try:
+            model = models.get_model(name, weights=chosen)
+        except (URLError, OSError) as error:
+            place = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rsplit("/", 1)[-1]
+            raise OSError(f"{spec} cannot be downloaded ({reason(error)}); put {chosen.url} to {place}") from error
+        cut = chosen.transforms()
+        steps = [
+            transforms.Resize(cut.resize_size, interpolation=cut.interpolation),
+            transforms.CenterCrop(cut.crop_size),
+            transforms.ToTensor(),
+        ]
+        return Normalised(model, cut.mean, cut.std), transforms.Compose(steps)
+
+    return make
+
+
+def of_timm(spec: Spec, name: str, weights: Any) -> Made:
+    """A classifier of timm, pretrained or with weights of one's own."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(f"{spec}: timm is not installed; pip install timm") from error
+    if not timm.is_model(name.split(".")[0]):
+        raise ValueError(f"{spec}: {nearest(name, timm.list_models(), 'model of timm')}")
+    _, transforms = _torchvision(spec)
+
+    def make() -> tuple[nn.Module, Any]:
+        try:
+            model = timm.create_model(name, pretrained=weights is None)
+        except (OSError, RuntimeError, ValueError) as error:  # its hub client has exceptions of its own, all of these
+            raise OSError(
+                f"{spec} cannot be had ({reason(error)}); without network give its file: {spec.name}[weights=FILE]"
+            ) from error
+        if weights is not None:
+            model = with_state(model, read_state(str(weights)), str(weights))
+        known = timm.data.resolve_model_data_config(model)
+        side = known["input_size"][-1]
+        steps = [
+            transforms.Resize(
+                math.floor(side / known["crop_pct"]),
+                interpolation=transforms.InterpolationMode(known["interpolation"]),
+            ),
+            transforms.CenterCrop(side),
+            transforms.ToTensor(),
+        ]
+        return Normalised(model, known["mean"], known["std"]), transforms.Compose(steps)
+
+    return make
+
+
+def _torchvision(spec: Spec) -> tuple[Any, Any]:
+    try:
+        from torchvision import models, transforms
+    except (ImportError, RuntimeError) as error:  # an installation that does not fit torch raises RuntimeError
+        raise ValueError(f"{spec}: torchvision does not import ({reason(error)}); pip install torchvision") from error
+    return models, transforms

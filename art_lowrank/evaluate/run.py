@@ -1,0 +1,133 @@
+"""The evaluation itself: plan minus done, cell by cell, any number of processes in one folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from art_lowrank.evaluate.bench import Bench
+from art_lowrank.evaluate.catalog.attacks import attack_entry
+from art_lowrank.evaluate.catalog.data import data_entry
+from art_lowrank.evaluate.catalog.models import model_entry
+from art_lowrank.evaluate.cell import failed, run_cell
+from art_lowrank.evaluate.plan import CLEAN, Cell, Plan, cells_of, specs
+from art_lowrank.evaluate.store import Store
+from art_lowrank.record import Record
+
+WAIT = 0.2  # seconds between looks at what another process is doing
+
+
+class Evaluation(NamedTuple):
+    """What was asked and what came out: records by the ids of their cells."""
+
+    cells: Sequence[Cell]
+    bench: Bench
+    records: Mapping[str, Record]
+
+    @property
+    def failures(self) -> list[Record]:
+        """Cells that were given up."""
+        return [record for record in self.records.values() if failed(record)]
+
+
+def evaluate(plan: Plan, out: str | Path, *, retry: bool = False, verbose: bool = True) -> Evaluation:
+    """Run what the folder does not have yet; `retry` runs cells again that failed before."""
+    bench = bench_of(plan)
+    cells = cells_of(
+        {name: entry.meaning for name, entry in bench.models.items()},
+        {name: (entry.meaning, entry.n) for name, entry in bench.data.items()},
+        {name: entry.meaning for name, entry in bench.attacks.items()},
+        plan,
+    )
+    with Store(out) as store:
+        again = _given_up(cells, store) if retry else set()
+        todo = [cell for cell in cells if cell.id not in store or cell.id in again]
+        with _progress(cells, todo, bench, verbose) as bar:
+            for cell in _run(todo, store, bench, again):
+                bar.set_postfix_str(f"{cell.model} {cell.attack}")
+                bar.update(_weight(cell, bench))
+        return Evaluation(cells, bench, store.read(cell.id for cell in cells))
+
+
+def bench_of(plan: Plan) -> Bench:
+    """The catalog's entries for everything the plan names, checked."""
+    device = device_of(plan.device)
+    return Bench(
+        [model_entry(spec, plan.model_dir) for spec in specs(plan.models, "models")],
+        [data_entry(spec, plan.data_dir, plan.images) for spec in specs(plan.data, "data")],
+        [attack_entry(spec, plan.norm, plan.eps) for spec in specs(plan.attacks, "attacks")],
+        device=device,
+        batch_size=plan.batch_size,
+        keep_images=plan.keep_images,
+    )
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` is the first GPU, or else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used ({' '.join(str(error).split())[:80]}); give auto") from None
+    return device
+
+
+def _run(todo: Sequence[Cell], store: Store, bench: Bench, again: set[str]) -> Iterator[Cell]:
+    """Run the cells, or see them run by others, in an order in which every cell finds what it needs."""
+    waiting = list(todo)
+    while waiting:
+        left = []
+        for cell in waiting:
+            if _settled(cell, store, bench, again):
+                yield cell
+            else:
+                left.append(cell)
+        if len(left) == len(waiting):  # all at work elsewhere, or waiting for what is
+            time.sleep(WAIT)
+        waiting = left
+
+
+def _settled(cell: Cell, store: Store, bench: Bench, again: set[str]) -> bool:
+    """Run the cell unless it is done, or its turn has not come."""
+    store.refresh()
+    if any(need not in store or need in again for need in cell.needs):
+        return False
+    if cell.id in store and cell.id not in again:
+        return True
+    with store.claim(cell.id) as mine:
+        store.refresh()
+        if not mine:
+            return False
+        if cell.id not in store or cell.id in again:
+            outcome = run_cell(cell, bench, store.read(cell.needs))
+            store.add(outcome.record, outcome.tensors)
+            again.discard(cell.id)
+    return True
+
+
+def _given_up(cells: Sequence[Cell], store: Store) -> set[str]:
+    return {cell for cell, record in store.read(cell.id for cell in cells).items() if failed(record)}
+
+
+def _weight(cell: Cell, bench: Bench) -> int:
+    """How much work a cell is: images times passes through the model, roughly."""
+    steps = 0 if cell.attack == CLEAN else bench.attacks[cell.attack].steps
+    return (cell.stop - cell.start) * (1 + 3 * steps)
+
+
+def _progress(cells: Sequence[Cell], todo: Sequence[Cell], bench: Bench, verbose: bool) -> Any:
+    """A bar whose estimate counts the cells that are left by how much work they are."""
+    return tqdm(
+        total=sum(_weight(cell, bench) for cell in todo),
+        disable=not (verbose and todo),
+        desc=f"{len(todo)} of {len(cells)} cells",
+        bar_format="{desc}: {percentage:3.0f}% |{bar:20}| {elapsed}, {remaining} left{postfix}",
+        leave=False,
+    )
