@@ -14,7 +14,7 @@ from art_lowrank import __version__
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="art-lowrank")
 def main() -> None:
-    """Low-rank adversarial attacks on image classifiers, and training against them."""
+    """Low-rank adversarial attacks on image classifiers, training against them, and evaluation of both."""
 
 
 @main.command()
@@ -98,3 +98,44 @@ def train(out: Path, resume: bool, quiet: bool, **settings: Any) -> None:
         run_train(Recipe(**settings), out, resume, not quiet, click.echo)
     except (ValueError, OSError, ArithmeticError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command(context_settings={"show_default": True})
+@click.option("--out", type=click.Path(path_type=Path), default=Path("art-lowrank-evaluation"))
+@click.option("--plan", type=click.Path(path_type=Path), default=None, help="TOML file; its keys are these flags.")
+@click.option("--model", "models", multiple=True, help="One model; give it again for more.  [default: digits nets]")
+@click.option("--attack", "attacks", multiple=True, help="One attack; give it again for more.  [default: six]")
+@click.option("--data", multiple=True, help="digits, robustbench:cifar10, file.npz, folder:PATH.  [default: digits]")
+@click.option("--norm", default=None, help="Of attacks that do not say: 2, inf, 1 or nuc.  [default: 2]")
+@click.option("--eps", default=None, help="Radius of attacks that do not say, 0.5 or 8/255.  [default: 0.5]")
+@click.option("--images", type=int, default=None, help="The first so many.  [default: all]")
+@click.option("--slice", type=int, default=None, help="Images a cell: what a kill can cost.  [default: 500]")
+@click.option("--seed", "seeds", type=int, multiple=True, help="One seed; give it again for more.  [default: 0]")
+@click.option("--survivors", is_flag=True, default=None, help="An attack sees what those before it have not broken.")
+@click.option("--no-images", "keep_images", flag_value=False, default=None, help="Keep no adversarial images.")
+@click.option("--batch-size", type=int, default=None, help="Halved where memory runs out.  [default: 128]")
+@click.option("--device", default=None, help="auto, cpu, cuda:0 ...  [default: auto]")
+@click.option("--data-dir", default=None, help="Where RobustBench's data lie.  [default: data]")
+@click.option("--model-dir", default=None, help="Where RobustBench's weights lie.  [default: models]")
+@click.option("--leaderboard", is_flag=True, help="Write RobustBench's JSON and .pt of adversarial images too.")
+@click.option("--retry", is_flag=True, help="Run cells again that failed before.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def evaluate(out: Path, plan: Path | None, leaderboard: bool, retry: bool, quiet: bool, **given: Any) -> None:
+    """Attack models and print how many images hold; the folder keeps every outcome.
+
+    Without a model it evaluates three small nets for digits, offline, in some seconds. Run again after a kill, it goes
+    on where it was; run in several processes, they share the work. Names take parameters in brackets:
+
+    \b
+      --model robustbench:cifar10/L2/Rice2020Overfitting   torchvision:resnet18   timm:NAME   module:callable
+      --model 'package.nets:build[weights=best.safetensors,mean=[0.5,0.5,0.5],std=[0.2,0.2,0.2]]'
+      --attack 'lowrank-pgd[rank=3,steps=20,eps=8/255,norm=inf]'   'lora-pgd[rank=3]'   rank-curve   autoattack
+      --attack 'torchattacks:PGDL2[steps=50]'   'art:ProjectedGradientDescent[max_iter=50,eps_step=0.1]'   apgd-t
+
+    Ends with 0 if all went well, 1 if it could not begin or write, 2 for wrong flags, 3 if a model or an attack failed
+    (the rest is done, the reason is in the record), 130 when interrupted.
+    """
+    from art_lowrank.evaluate.command import run_evaluation
+
+    chosen = {name: value for name, value in given.items() if value is not None and value != ()}
+    click.get_current_context().exit(run_evaluation(out, plan, chosen, leaderboard, retry, not quiet, click.echo))

@@ -83,7 +83,7 @@ class ModelEntry:
     """A model by name."""
 
     text: str
-    meaning: JSON  # options, and hashes of the files behind them
+    meaning: Any  # options, and hashes of the files behind them
     load: Callable[[torch.device], Subject]
 
 
@@ -92,7 +92,7 @@ class DataEntry:
     """Images by name."""
 
     text: str
-    meaning: JSON
+    meaning: Any
     n: int
     rows: Callable[[int, int, Subject], Images]
 
@@ -102,7 +102,7 @@ class AttackEntry:
     """An attack by name."""
 
     text: str
-    meaning: JSON
+    meaning: Any
     threat: Threat
     steps: int  # gradients an image it will take, roughly: for the estimate of the time that is left
     packages: tuple[str, ...]

@@ -95,7 +95,12 @@ def _clean(work: Work, bench: Bench) -> Outcome:
         check_finite(logits)
         found = doubts(logits, lambda n: logits_of(model, x[:n], device, size)[0])
     right = logits.argmax(1) == y
-    values = {"right": int(right.sum()), "robust": pack(right.tolist()), "doubts": found, "classes": logits.shape[1]}
+    values: dict[str, Any] = {
+        "right": int(right.sum()),
+        "robust": pack(right.tolist()),
+        "doubts": found,
+        "classes": logits.shape[1],
+    }
     return Outcome(_record(work, values, cost, size, bench, ()), {})
 
 
@@ -205,7 +210,7 @@ def record_of(
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 __all__ = ["KIND", "Outcome", "failed", "run_cell", "standing"]

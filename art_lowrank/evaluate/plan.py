@@ -10,20 +10,23 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from art_lowrank.evaluate.spec import nearest, parse, value_of
+from art_lowrank.evaluate.spec import Spec, nearest, parse, value_of
+from art_lowrank.evaluate.threat import norm_name, threat_of
 from art_lowrank.record import JSON
 
 FORMAT = 1  # of a cell's identity; another one makes other ids, so that old cells are not taken for done
 CLEAN = "clean"  # the attack that does nothing; every other one waits for it
 DIGITS = ("digits:standard", "digits:adversarial", "digits:low-rank")
-ATTACKS = (
-    "lowrank-pgd[rank=1]",
-    "lowrank-pgd[rank=2]",
-    "lora-pgd[rank=2]",
-    "lowrank-pgd[rank=full]",
-    "art:ProjectedGradientDescent[max_iter=20,eps_step=0.1]",
-    "rank-curve",
-)
+
+
+def usual_attacks(norm: str, eps: float) -> tuple[str, ...]:
+    """What is run where nothing is asked for: ours at three ranks, the published method, ART's PGD, the rank curve."""
+    ours = [f"lowrank-pgd[rank={rank}]" for rank in (1, 2, "full")]
+    if norm == "L2":
+        ours.insert(2, "lora-pgd[rank=2]")
+    if norm in ("nuc", "group-nuc"):
+        return tuple(ours) if norm == "nuc" else ("lowrank-pgd[rank=full]",)
+    return (*ours, f"art:ProjectedGradientDescent[max_iter=20,eps_step={eps / 5:.6g}]", "rank-curve")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Plan:
     """Everything that is asked for; the same names as the flags and as the keys of a TOML file."""
 
     models: Sequence[str] = DIGITS
-    attacks: Sequence[str] = ATTACKS
+    attacks: Sequence[str] | None = None  # None: `usual_attacks`
     data: Sequence[str] = ("digits",)
     norm: str = "2"
     eps: float = 0.5
@@ -46,6 +49,11 @@ class Plan:
     model_dir: str = "models"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", value_of(self.eps) if isinstance(self.eps, str) else self.eps)
+        object.__setattr__(self, "norm", norm_name(self.norm, "the plan"))
+        threat_of(self.norm, self.eps, "the plan")
+        if self.attacks is None:
+            object.__setattr__(self, "attacks", usual_attacks(self.norm, self.eps))
         for name in ("models", "attacks", "data", "seeds"):
             object.__setattr__(self, name, _several(name, getattr(self, name)))
         for name in ("models", "attacks", "data"):
@@ -58,9 +66,6 @@ class Plan:
         for name in ("survivors", "keep_images"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give true or false")
-        eps = value_of(self.eps) if isinstance(self.eps, str) else self.eps
-        object.__setattr__(self, "eps", eps)
-        object.__setattr__(self, "norm", str(self.norm))
 
 
 @dataclass(frozen=True)
@@ -144,9 +149,9 @@ def _attacked(
         yield cell
 
 
-def specs(texts: Sequence[str], kind: str) -> list[Any]:
+def specs(texts: Sequence[str], kind: str) -> list[Spec]:
     """Every text parsed; one that means the same as another counts once."""
-    found = {}
+    found: dict[str, Spec] = {}
     for text in texts:
         try:
             spec = parse(text)

@@ -39,7 +39,7 @@ class Spec:
 
 
 def parse(text: str) -> Spec:
-    """Read `name[word,key=value,...]`; values are numbers, fractions such as 8/255, true, false, none, lists or text."""
+    """Read `name[word,key=value,...]`; values: numbers, fractions such as 8/255, true, false, none, lists, text."""
     text = text.strip()
     name, bracket, rest = text.partition("[")
     if not name or (bracket and not rest.endswith("]")):

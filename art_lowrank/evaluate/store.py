@@ -132,8 +132,8 @@ class Store:
         found = _CELL.search(line)
         if not found or not line.startswith(b'{"kind": "') or not line.endswith(b"}"):
             raise ValueError(
-                f"{self.path / RECORDS} is damaged at byte {self._read + start}: {line[:40].decode(errors='replace')!r} "
-                "is no record; mend or delete that line"
+                f"{self.path / RECORDS} is damaged at byte {self._read + start}: "
+                f"{line[:40].decode(errors='replace')!r} is no record; mend or delete that line"
             )
         self._places[found[1].decode()] = self._read + start, self._read + end
 
@@ -165,7 +165,9 @@ def _check_ours(path: Path) -> None:
         return
     foreign = [entry.name for entry in os.scandir(path) if not entry.name.startswith(MARK)] if path.exists() else []
     if foreign and foreign != [IMAGES]:
-        raise ValueError(f"{path} is no folder of an evaluation (it holds {sorted(foreign)[0]!r}); give another with --out")
+        raise ValueError(
+            f"{path} is no folder of an evaluation (it holds {sorted(foreign)[0]!r}); give another with --out"
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:

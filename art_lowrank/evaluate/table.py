@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from art_lowrank.evaluate.cell import failed
 from art_lowrank.evaluate.plan import CLEAN, Cell
-from art_lowrank.record import Record, unpack
+from art_lowrank.record import JSON, Record, unpack
 from art_lowrank.statistics import wilson
 
 
@@ -55,8 +55,8 @@ def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
     done = [record for record in records if not failed(record)]
     flags = [unpack(str(record.values["robust"]), record.n) for record in done]
     attacked = sum(_count(record) for record in done)
-    gradients = sum(int(record.values["gradients"]) for record in done) / max(1, attacked)  # type: ignore[arg-type]
-    seconds = sum(float(record.volatile.get("seconds", 0.0)) for record in done)  # type: ignore[arg-type]
+    gradients = _sum(record.values["gradients"] for record in done) / max(1, attacked)
+    seconds = _sum(record.volatile.get("seconds", 0.0) for record in done)
     error = next((str(record.values["error"]) for record in records if failed(record)), "")
     first, threat = cells[0], next((str(r.values["threat"]) for r in done if "threat" in r.values), "")
     notes = tuple(dict.fromkeys(note for record in done for note in _notes(record)))
@@ -72,6 +72,10 @@ def worst(rows: Sequence[Row]) -> Row:
     attacks = len({row.attack for row in rows})
     name = f"worst of {attacks}" if attacks > 1 else f"worst of {len(rows)} seeds"
     return Row(first.model, first.data, name, first.threat, None, robust, 0.0, 0.0, ())
+
+
+def _sum(values: Iterable[JSON]) -> float:
+    return sum(float(value) for value in values if isinstance(value, int | float))
 
 
 def _count(record: Record) -> int:

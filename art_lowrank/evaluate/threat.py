@@ -32,7 +32,8 @@ class Threat:
         """How far every image was moved, (n,) float64."""
         delta = moved.double() - x.double()
         if self.norm in NUMBERS:
-            return torch.linalg.vector_norm(delta.flatten(1), NUMBERS[self.norm], dim=1)
+            found: Tensor = torch.linalg.vector_norm(delta.flatten(1), NUMBERS[self.norm], dim=1)
+            return found
         tile = self.tile or max(1, min(x.shape[2:]) // TILES)
         ball = Nuclear() if self.norm == "nuc" else GroupNuclear(tile)
         return ball.excess(delta, torch.ones(len(delta), device=delta.device))

@@ -46,13 +46,25 @@ def _classifier(model: nn.Module, x: Tensor) -> PyTorchClassifier:
     with torch.no_grad():
         classes = model(x[:1]).shape[1]
     return PyTorchClassifier(
-        model,
+        Whole(model),
         nn.CrossEntropyLoss(),
         input_shape=tuple(x.shape[1:]),
         nb_classes=classes,
         clip_values=(0.0, 1.0),
         device_type="gpu" if x.is_cuda else "cpu",
     )
+
+
+class Whole(nn.Module):
+    """The model as one piece: ART would call the layers of an nn.Sequential one by one, past the model's own hooks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits
 
 
 def _is_attack(item: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -59,7 +59,7 @@ def _hosted(spec: Spec, host: str, name: str, norm: str, eps: float) -> AttackEn
         raise ValueError(f"{spec}: {name} needs {missing[0]}=...")
 
     def prepare(subject: Subject) -> Attack:
-        return foreign(cast(Host, named.attack_of(name, options, subject.model)))
+        return foreign(named.attack_of(name, options, subject.model))
 
     distribution = "adversarial-robustness-toolbox" if host == "art" else "torchattacks"
     return AttackEntry(spec.text, meaning(spec, threat), threat, _steps({**known, **options}), (distribution,), prepare)
@@ -97,14 +97,14 @@ def _autoattack(spec: Spec, norm: str, eps: float) -> AttackEntry:
     threat = threat_of(spec.options.get("norm", norm), spec.options.get("eps", eps), spec)
     if threat.norm not in ("L1", "L2", "Linf"):
         raise ValueError(f"{spec}: AutoAttack knows L1, L2 and Linf, not {threat.norm}")
-    version = spec.options.get("version", "standard")
+    version = str(spec.options.get("version", "standard"))
     if version not in autoattack.VERSIONS:
-        raise ValueError(f"{spec}: {nearest(str(version), autoattack.VERSIONS, 'version')}")
+        raise ValueError(f"{spec}: {nearest(version, autoattack.VERSIONS, 'version')}")
     members = spec.options.get("members", list(autoattack.VERSIONS[version])) if whole else [spec.name]
-    members = members if isinstance(members, list) else str(members).split("+")
+    members = [str(member) for member in members] if isinstance(members, list) else str(members).split("+")
     for member in members:
         if member not in autoattack.MEMBERS:
-            raise ValueError(f"{spec}: {nearest(str(member), autoattack.MEMBERS, 'member')}")
+            raise ValueError(f"{spec}: {nearest(member, autoattack.MEMBERS, 'member')}")
     autoattack.backend()  # a missing package is said now
 
     def prepare(subject: Subject) -> Attack:
@@ -119,9 +119,7 @@ def _autoattack(spec: Spec, norm: str, eps: float) -> AttackEntry:
 
         return run
 
-    return AttackEntry(
-        spec.text, meaning(spec, threat), threat, 600 * len(members), (autoattack.package(),), prepare
-    )
+    return AttackEntry(spec.text, meaning(spec, threat), threat, 600 * len(members), (autoattack.package(),), prepare)
 
 
 def _benchmark(spec: Spec, norm: str, eps: float) -> AttackEntry:

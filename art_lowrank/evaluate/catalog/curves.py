@@ -1,4 +1,4 @@
-"""Rank and radius curves as attacks: one nested run whose last stage is judged, with the stage that broke each image."""
+"""Rank and radius curves as attacks: one nested run; its last stage is judged, the stage that broke an image kept."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ def curve_entry(spec: Spec, norm: str, eps: float) -> AttackEntry:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ images were not broken, but")  # they are recorded
                 if spec.name == "rank-curve":
-                    curve = rank_curve(subject.model, x, y, eps=threat.eps, ranks=ranks, seed=seed, **_all(threat, given))
+                    curve = rank_curve(
+                        subject.model, x, y, eps=threat.eps, ranks=ranks, seed=seed, **_all(threat, given)
+                    )
                 else:
                     curve = eps_curve(subject.model, x, y, eps=radii, seed=seed, **_all(threat, given))
             return _found(curve)
 
         return run
 
-    meaning = {"attack": spec.name, "spec": spec.identity, "threat": [threat.norm, threat.eps]}
+    meaning: dict[str, Any] = {"attack": spec.name, "spec": spec.identity, "threat": [threat.norm, threat.eps]}
     return AttackEntry(spec.text, meaning, threat, 2 * checked.steps, (), prepare)
 
 
@@ -60,5 +62,5 @@ def _all(threat: Threat, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _found(curve: Curve) -> Found:
-    facts = {"method": curve.attack, "along": curve.along, "values": list(curve.values)}
+    facts: dict[str, Any] = {"method": curve.attack, "along": curve.along, "values": list(curve.values)}
     return Found(curve.x, None, {"dead": curve.dead, "breaking": curve.breaking}, facts)

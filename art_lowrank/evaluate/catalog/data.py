@@ -97,7 +97,9 @@ def _folder(spec: Spec, path: Path) -> DataEntry:
     try:
         dataset = datasets.ImageFolder(str(path))
     except OSError as error:
-        raise ValueError(f"{spec}: {path} is no folder with a folder of images for each class: {reason(error)}") from None
+        raise ValueError(
+            f"{spec}: {path} is no folder with a folder of images for each class: {reason(error)}"
+        ) from None
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
     size, resize = (spec.options.get(key) for key in ("size", "resize"))
     steps = [transforms.Resize(resize)] if resize else []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -21,7 +21,13 @@ from art_lowrank.training.checkpoint import reason
 from art_lowrank.training.run import here
 
 INPUT = ("mean", "std", "scale")  # options every model takes: what is done to images in [0, 1]
-KINDS = ("digits:standard", "robustbench:cifar10/L2/Standard", "torchvision:resnet18", "timm:resnet18", "module:callable")
+KINDS = (
+    "digits:standard",
+    "robustbench:cifar10/L2/Standard",
+    "torchvision:resnet18",
+    "timm:resnet18",
+    "module:callable",
+)
 
 
 class Loaded(NamedTuple):
@@ -30,6 +36,9 @@ class Loaded(NamedTuple):
     model: nn.Module
     preprocessing: Any = None
     packages: tuple[str, ...] = ()
+
+
+Maker: TypeAlias = tuple[Callable[[], Loaded], dict[str, str]]  # what loads it, and hashes of its files by path
 
 
 def model_entry(spec: Spec, model_dir: str) -> ModelEntry:
@@ -43,17 +52,15 @@ def model_entry(spec: Spec, model_dir: str) -> ModelEntry:
         check_numbers(key, spec.options.get(key), spec)
     weights = spec.options.get("weights")
     own = {key: value for key, value in spec.options.items() if key not in INPUT}
-    makers: Mapping[str, Callable[..., tuple[Callable[[], Loaded], dict[str, str]]]] = {
-        "digits": _digits, "robustbench": _robustbench, "torchvision": _torchvision, "timm": _timm,
-    }  # fmt: skip
-    make, files = makers.get(kind, _callable)(spec, name, own, model_dir)
+    make, files = MAKERS.get(kind, _callable)(spec, name, own, model_dir)
     if kind != "torchvision" and weights is not None:
         files[str(weights)] = file_hash(existing(str(weights), spec))
 
     def load(device: torch.device) -> Subject:
         model, preprocessing, packages = make()
         if any(key in spec.options for key in INPUT):
-            model = Normalised(model, **{key: spec.options[key] for key in INPUT if key in spec.options})
+            given: dict[str, Any] = {key: spec.options[key] for key in INPUT if key in spec.options}
+            model = Normalised(model, **given)
         for parameter in model.parameters():
             parameter.requires_grad_(False)  # no attack needs them, and some would add to their gradients
         return Subject(model.to(device).eval(), weights_hash(model), preprocessing, packages)
@@ -61,7 +68,7 @@ def model_entry(spec: Spec, model_dir: str) -> ModelEntry:
     return ModelEntry(spec.text, {"spec": spec.identity, "files": sorted(files.values())}, load)
 
 
-def _digits(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> tuple[Callable[[], Loaded], dict[str, str]]:
+def _digits(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> Maker:
     from art_lowrank.demo.nets import FOLDER, RECIPES, built_in
 
     check_known(own, (), spec)
@@ -71,9 +78,7 @@ def _digits(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> tuple[Call
     return lambda: Loaded(built_in(name)), {str(path): file_hash(path)}
 
 
-def _robustbench(
-    spec: Spec, name: str, own: Mapping[str, Any], model_dir: str
-) -> tuple[Callable[[], Loaded], dict[str, str]]:
+def _robustbench(spec: Spec, name: str, own: Mapping[str, Any], model_dir: str) -> Maker:
     from art_lowrank.hosts import robustbench
 
     check_known(own, (), spec)
@@ -92,19 +97,19 @@ def _robustbench(
     return make, {}
 
 
-def _torchvision(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> tuple[Callable[[], Loaded], dict[str, str]]:
+def _torchvision(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> Maker:
     check_known(own, ("weights",), spec)
     make = of_torchvision(spec, name, str(own.get("weights", "DEFAULT")))
     return lambda: Loaded(*make(), ("torchvision",)), {}
 
 
-def _timm(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> tuple[Callable[[], Loaded], dict[str, str]]:
+def _timm(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> Maker:
     check_known(own, ("weights",), spec)
     make = of_timm(spec, name, own.get("weights"))
     return lambda: Loaded(*make(), ("timm",)), {}
 
 
-def _callable(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> tuple[Callable[[], Loaded], dict[str, str]]:
+def _callable(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> Maker:
     """`module:callable`: what it returns for the options that are its own, with `weights` put in."""
     place = spec.name.partition(":")[0]
     source = _source(spec, place)
@@ -150,3 +155,11 @@ def _function(spec: Spec, place: str, name: str) -> Any:
         known = [key for key, item in vars(module).items() if callable(item) and not key.startswith("_")]
         raise ValueError(f"{spec}: {nearest(name, known, f'callable of {place}')}")
     return function
+
+
+MAKERS: dict[str, Callable[[Spec, str, Mapping[str, Any], str], Maker]] = {
+    "digits": _digits,
+    "robustbench": _robustbench,
+    "torchvision": _torchvision,
+    "timm": _timm,
+}

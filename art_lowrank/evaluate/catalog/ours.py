@@ -18,7 +18,7 @@ from art_lowrank.evaluate.threat import Threat, threat_of
 NOT_HERE = ("targeted", "seed", "clip", "mask", "first_step")  # no place for them in an evaluation
 KNOWN = tuple(field.name for field in fields(Options) if field.name not in NOT_HERE)
 METHOD = {"lowrank-pgd": "power", "lora-pgd": "paper"}
-NUMBERS = {"L2": 2, "Linf": float("inf"), "nuc": "nuc", "group-nuc": "group-nuc"}
+NUMBERS: dict[str, float | str] = {"L2": 2, "Linf": float("inf"), "nuc": "nuc", "group-nuc": "group-nuc"}
 
 
 def ours_entry(spec: Spec, norm: str, eps: float) -> AttackEntry:
@@ -42,7 +42,7 @@ def ours_entry(spec: Spec, norm: str, eps: float) -> AttackEntry:
         return run
 
     typed = [part for part in spec.parts if "=" in part and not part.startswith("method=")]
-    meaning = {"attack": "lowrank_pgd", "threat": [threat.norm, threat.eps], "options": options}
+    meaning: dict[str, Any] = {"attack": "lowrank_pgd", "threat": [threat.norm, threat.eps], "options": options}
     steps = checked.steps * checked.restarts * (2 if checked.thorough else 1)
     return AttackEntry(Spec(spec.name, parts=(method, *typed)).text, meaning, threat, max(1, steps), (), prepare)
 

@@ -50,6 +50,7 @@ def of_timm(spec: Spec, name: str, weights: Any) -> Made:
     """A classifier of timm, pretrained or with weights of one's own."""
     try:
         import timm
+        from timm.data.config import resolve_model_data_config
     except ImportError as error:
         raise ValueError(f"{spec}: timm is not installed; pip install timm") from error
     if not timm.is_model(name.split(".")[0]):
@@ -65,7 +66,7 @@ def of_timm(spec: Spec, name: str, weights: Any) -> Made:
             ) from error
         if weights is not None:
             model = with_state(model, read_state(str(weights)), str(weights))
-        known = timm.data.resolve_model_data_config(model)
+        known = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
         side = known["input_size"][-1]
         steps = [
             transforms.Resize(

@@ -1,0 +1,59 @@
+"""What `art-lowrank evaluate` does around the evaluation: read the plan, print the table, name the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from art_lowrank.evaluate.plan import plan_of, read_plan
+from art_lowrank.evaluate.run import Evaluation, evaluate
+from art_lowrank.evaluate.store import IMAGES, RECORDS
+from art_lowrank.evaluate.table import lines, rows_of
+
+DONE, CANNOT, FAILED, INTERRUPTED = 0, 1, 3, 130
+
+
+def run_evaluation(
+    out: Path,
+    path: Path | None,
+    given: Mapping[str, Any],
+    leaderboard: bool,
+    retry: bool,
+    verbose: bool,
+    say: Callable[[str], Any] = print,
+) -> int:
+    """Evaluate, print, and return the exit code."""
+    try:
+        plan = read_plan(path, given) if path else plan_of(given, "the flags")
+        found = evaluate(plan, out, retry=retry, verbose=verbose)
+        show(found, out, say)
+        if leaderboard:
+            from art_lowrank.evaluate.leaderboard import write_leaderboard
+
+            for written in write_leaderboard(found, out):
+                say(f"Leaderboard: {written}")
+    except KeyboardInterrupt:
+        click.echo("interrupted; what is done is kept: run the same command again to go on", err=True)
+        return INTERRUPTED
+    except OSError as error:
+        raise click.ClickException(
+            f"{error}; what is done is kept: mend that (or give another folder with --out) and run the same again"
+        ) from error
+    except (ValueError, ImportError) as error:
+        raise click.ClickException(str(error)) from error
+    return FAILED if found.failures else DONE
+
+
+def show(found: Evaluation, out: Path, say: Callable[[str], Any]) -> None:
+    """The table, where everything lies, and what failed."""
+    for line in lines(rows_of(found.cells, found.records)):
+        say(line)
+    say(f"\nRecords: {out / RECORDS}")
+    if found.bench.keep_images:
+        say(f"Adversarial images: {out / IMAGES}")
+    if found.failures:
+        say(f"{len(found.failures)} of {len(found.cells)} cells failed; their tracebacks are in the records. "
+            "Run again with --retry once mended.")  # fmt: skip
