@@ -139,3 +139,32 @@ def evaluate(out: Path, plan: Path | None, leaderboard: bool, retry: bool, quiet
 
     chosen = {name: value for name, value in given.items() if value is not None and value != ()}
     click.get_current_context().exit(run_evaluation(out, plan, chosen, leaderboard, retry, not quiet, click.echo))
+
+
+@main.command(context_settings={"show_default": True})
+@click.option("--model", default=None, help="A model, as for evaluate: is it fed what it was trained on?")
+@click.option("--data", default="digits", help="Its images, as for evaluate.")
+@click.option("--images", type=click.IntRange(min=1), default=200, help="So many of them.")
+@click.option("--expect", type=float, default=None, help="The clean accuracy it should have, in percent.")
+@click.option("--device", default="auto", help="auto, cpu, cuda:0 ...")
+@click.option("--data-dir", default="data", help="Where RobustBench's data lie.")
+@click.option("--model-dir", default="models", help="Where RobustBench's weights lie.")
+def doctor(model: str | None, data: str, images: int, expect: float | None, **given: Any) -> None:
+    """Say what is installed, what works, what is broken, and the line that mends it.
+
+    With --model it looks at one model instead: clean accuracy against its card (RobustBench's, or --expect), whether
+    its logits react to the brightness of images, and which normalisation would do better. Ends with 1 if anything is
+    broken; what is missing only is no fault.
+    """
+    from art_lowrank.evaluate.doctor import BROKEN, examine, model_finding
+
+    expected = None if expect is None else expect / 100
+    try:
+        found = list(model_finding(model, data, images, expected, given)) if model else None
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from error
+    broken = False
+    for finding in examine() if found is None else found:
+        click.echo(str(finding))
+        broken = broken or finding.state == BROKEN
+    click.get_current_context().exit(1 if broken else 0)

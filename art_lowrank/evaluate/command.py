@@ -33,7 +33,7 @@ def run_evaluation(
         if leaderboard:
             from art_lowrank.evaluate.leaderboard import write_leaderboard
 
-            for written in write_leaderboard(found, out):
+            for written in write_leaderboard(found, out):  # one line an entry
                 say(f"Leaderboard: {written}")
     except KeyboardInterrupt:
         click.echo("interrupted; what is done is kept: run the same command again to go on", err=True)

@@ -34,21 +34,23 @@ class Row(NamedTuple):
 
 
 def rows_of(cells: Sequence[Cell], records: Mapping[str, Record]) -> list[Row]:
-    """One row a model, data and attack (and seed); after them the worst case of each threat."""
+    """One row a model, data and attack (and seed)."""
     groups: dict[tuple[str, str], dict[tuple[str, int], list[Cell]]] = {}
     for cell in cells:
         if cell.id in records:
             groups.setdefault((cell.model, cell.data), {}).setdefault((cell.attack, cell.seed), []).append(cell)
-    return [row for attacks in groups.values() for row in _of_model(attacks, records)]
+    return [_row(some, [records[cell.id] for cell in some]) for attacks in groups.values() for some in attacks.values()]
 
 
-def _of_model(attacks: Mapping[tuple[str, int], list[Cell]], records: Mapping[str, Record]) -> Iterator[Row]:
-    found = [_row(some, [records[cell.id] for cell in some]) for some in attacks.values()]
-    yield from found
-    for threat in dict.fromkeys(row.threat for row in found if row.threat):
-        of_threat = [row for row in found if row.threat == threat and not row.error]
-        if len(of_threat) > 1 and len({len(row.robust) for row in of_threat}) == 1:
-            yield worst(of_threat)
+def with_worst(rows: Sequence[Row]) -> Iterator[Row]:
+    """The rows, and after those of a model the worst case of each threat, where every attack has seen all images."""
+    for model in dict.fromkeys((row.model, row.data) for row in rows):
+        found = [row for row in rows if (row.model, row.data) == model]
+        yield from found
+        for threat in dict.fromkeys(row.threat for row in found if row.threat):
+            of_threat = [row for row in found if row.threat == threat and not row.error]
+            if len(of_threat) > 1 and len({len(row.robust) for row in of_threat}) == 1:
+                yield worst(of_threat)
 
 
 def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
@@ -95,7 +97,8 @@ def _notes(record: Record) -> Iterator[str]:
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
-    """The table, a line at a time."""
+    """The table, a line at a time, worst cases included."""
+    rows = list(with_worst(rows))
     wide = max([len(row.attack) for row in rows] + [6])
     seeds = len({row.seed for row in rows if row.seed is not None}) > 1
     before = None
