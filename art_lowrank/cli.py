@@ -25,15 +25,17 @@ def main() -> None:
     show_default=True,
     help="Folder for the picture and the records.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of training and attacks.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the attacks.")
 def demo(out: Path, seed: int) -> None:
-    """Train a small net on digits and attack it through ART and torchattacks (about half a minute)."""
+    """Evaluate three small nets for digits under our attacks, those of ART and torchattacks (about ten seconds)."""
     from art_lowrank.demo.run import main as run_demo
 
     try:
         run_demo(out, seed, click.echo)
     except OSError as error:
         raise click.ClickException(f"cannot write to {out} ({error}); choose another folder with --out") from error
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _from_toml(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
