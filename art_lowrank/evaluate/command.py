@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from art_lowrank.evaluate.plan import plan_of, read_plan
+from art_lowrank.evaluate.published import published
 from art_lowrank.evaluate.run import Evaluation, evaluate
 from art_lowrank.evaluate.store import IMAGES, RECORDS
 from art_lowrank.evaluate.table import lines, rows_of
@@ -51,9 +52,22 @@ def show(found: Evaluation, out: Path, say: Callable[[str], Any]) -> None:
     """The table, where everything lies, and what failed."""
     for line in lines(rows_of(found.cells, found.records)):
         say(line)
+    for line in beside(found):
+        say(line)
     say(f"\nRecords: {out / RECORDS}")
     if found.bench.keep_images:
         say(f"Adversarial images: {out / IMAGES}")
     if found.failures:
         say(f"{len(found.failures)} of {len(found.cells)} cells failed; their tracebacks are in the records. "
             "Run again with --retry once mended.")  # fmt: skip
+
+
+def beside(found: Evaluation) -> Iterator[str]:
+    """What RobustBench has published of these models."""
+    cards = [(name, card) for name in found.bench.models if (card := published(name)) is not None]
+    if cards:
+        yield "\nRobustBench's model cards (whole test sets), to compare with:"
+    for name, card in cards:
+        best = f", best known {card.best_known:.2f} %" if card.best_known is not None else ""
+        doubt = ", called unreliable there" if card.unreliable else ""
+        yield f"  {name}: clean {card.clean:.2f} %, AutoAttack {card.autoattack:.2f} % at {card.eps}{best}{doubt}"

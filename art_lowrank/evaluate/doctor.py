@@ -192,7 +192,10 @@ CHECKS = (
         "torchattacks", "torchattacks", "torchattacks", _attack("torchattacks:PGDL2[steps=2]"),
         "pip install 'art-lowrank[torchattacks]'",
     ),
-    Check("AutoAttack", "pyautoattack|autoattack", "pyautoattack", _attack("apgd-ce"), "pip install 'art-lowrank[robustbench]'"),
+    Check(
+        "AutoAttack", "pyautoattack|autoattack", "pyautoattack", _attack("apgd-ce"),
+        "pip install 'art-lowrank[robustbench]'",
+    ),
     Check("RobustBench", "robustbench", "robustbench", _robustbench, "pip install 'art-lowrank[robustbench]'"),
     Check("pictures", "matplotlib", "matplotlib", _imported("matplotlib"), "pip install 'art-lowrank[report]'"),
     Check("accelerate", "accelerate", "accelerate", _imported("accelerate"), "pip install 'art-lowrank[distributed]'"),

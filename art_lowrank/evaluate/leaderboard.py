@@ -17,6 +17,7 @@ from art_lowrank.evaluate.cell import failed
 from art_lowrank.evaluate.plan import CLEAN, Cell
 from art_lowrank.evaluate.published import Card, published
 from art_lowrank.evaluate.run import Evaluation
+from art_lowrank.evaluate.spec import parse
 from art_lowrank.evaluate.store import IMAGES
 from art_lowrank.evaluate.table import Row, rows_of, worst
 from art_lowrank.files import write_whole, writing
@@ -81,7 +82,7 @@ def entries(found: Evaluation) -> Iterator[Entry]:
 def info_of(found: Evaluation, entry: Entry, images: str) -> dict[str, Any]:
     """RobustBench's object. `autoattack_acc` is AutoAttack's alone, `external` what is left after all attacks."""
     robust = worst(entry.attacks).robust
-    of_autoattack = [row for row in entry.attacks if row.attack.partition("[")[0] == "autoattack"]
+    of_autoattack = [row for row in entry.attacks if _is_standard(row.attack)]
     known: dict[str, Any] = {
         "name": entry.path.name,
         "dataset": entry.path.parts[0],
@@ -165,6 +166,12 @@ def _cells(found: Evaluation, entry: Entry) -> list[Cell]:
 
 def _versions(found: Evaluation, entry: Entry) -> dict[str, str]:
     return {name: version for cell in _cells(found, entry) for name, version in found.records[cell.id].versions.items()}
+
+
+def _is_standard(attack: str) -> bool:
+    """AutoAttack whole, in the version leaderboards are made with: with members of one's own it is another attack."""
+    spec = parse(attack)
+    return spec.name == "autoattack" and not {"members", "version"} & spec.options.keys()
 
 
 def _percent(row: Row) -> str:

@@ -79,7 +79,11 @@ def changes(model: nn.Module, x: Tensor, device: torch.device) -> Iterator[Chang
         yield Change(f"{name} normalisation", options, Normalised(model, mean, std).to(device))
         undone = [-m / s for m, s in zip(mean, std, strict=True)], [1 / s for s in std]
         options = f"mean={_typed(undone[0])},std={_typed(undone[1])}"
-        yield Change(f"{name} normalisation undone once", options, Normalised(model, *undone).to(device))
+        yield Change(
+            f"{name} normalisation undone once, as if it were applied twice,",
+            options,
+            Normalised(model, *undone).to(device),
+        )
 
 
 def _accuracy(logits: Tensor, y: Tensor) -> Interval:

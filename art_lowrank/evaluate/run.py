@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,8 +49,7 @@ def evaluate(plan: Plan, out: str | Path, *, retry: bool = False, verbose: bool 
         again = _given_up(cells, store) if retry else set()
         todo = [cell for cell in cells if cell.id not in store or cell.id in again]
         with _progress(cells, todo, bench, verbose) as bar:
-            for cell in _run(todo, store, bench, again):
-                bar.set_postfix_str(f"{cell.model} {cell.attack}")
+            for cell in _run(todo, store, bench, again, bar):
                 bar.update(_weight(cell, bench))
         return Evaluation(cells, bench, store.read(cell.id for cell in cells))
 
@@ -59,7 +59,7 @@ def bench_of(plan: Plan) -> Bench:
     device = device_of(plan.device)
     return Bench(
         [model_entry(spec, plan.model_dir) for spec in specs(plan.models, "models")],
-        [data_entry(spec, plan.data_dir, plan.images) for spec in specs(plan.data, "data")],
+        [data_entry(spec, plan.data_dir) for spec in specs(plan.data, "data")],
         [attack_entry(spec, plan.norm, plan.eps) for spec in specs(plan.attacks or (), "attacks")],
         device=device,
         batch_size=plan.batch_size,
@@ -79,13 +79,13 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def _run(todo: Sequence[Cell], store: Store, bench: Bench, again: set[str]) -> Iterator[Cell]:
+def _run(todo: Sequence[Cell], store: Store, bench: Bench, again: set[str], bar: Any) -> Iterator[Cell]:
     """Run the cells, or see them run by others, in an order in which every cell finds what it needs."""
     waiting = list(todo)
     while waiting:
         left = []
         for cell in waiting:
-            if _settled(cell, store, bench, again):
+            if _settled(cell, store, bench, again, bar):
                 yield cell
             else:
                 left.append(cell)
@@ -94,7 +94,7 @@ def _run(todo: Sequence[Cell], store: Store, bench: Bench, again: set[str]) -> I
         waiting = left
 
 
-def _settled(cell: Cell, store: Store, bench: Bench, again: set[str]) -> bool:
+def _settled(cell: Cell, store: Store, bench: Bench, again: set[str], bar: Any) -> bool:
     """Run the cell unless it is done, or its turn has not come."""
     store.refresh()
     if any(need not in store or need in again for need in cell.needs):
@@ -106,6 +106,7 @@ def _settled(cell: Cell, store: Store, bench: Bench, again: set[str]) -> bool:
         if not mine:
             return False
         if cell.id not in store or cell.id in again:
+            bar.set_postfix_str(f"{cell.model} {cell.attack}")
             outcome = run_cell(cell, bench, store.read(cell.needs))
             store.add(outcome.record, outcome.tensors)
             again.discard(cell.id)
@@ -130,4 +131,5 @@ def _progress(cells: Sequence[Cell], todo: Sequence[Cell], bench: Bench, verbose
         desc=f"{len(todo)} of {len(cells)} cells",
         bar_format="{desc}: {percentage:3.0f}% |{bar:20}| {elapsed}, {remaining} left{postfix}",
         leave=False,
+        mininterval=0.5 if sys.stderr.isatty() else 30,  # a log is not to be filled with it
     )

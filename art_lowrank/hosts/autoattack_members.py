@@ -33,10 +33,11 @@ def backend() -> ModuleType:
     """
     for name in ("autoattack", "pyautoattack"):
         try:
+            module = import_module(name)
             import_module(f"{name}.autopgd_base")
         except ImportError:
             continue
-        return import_module(name)
+        return module
     raise ImportError(f"AutoAttack needs pyautoattack; install it with: {INSTALL}")
 
 

@@ -17,11 +17,10 @@ from art_lowrank.training.data import Images, classes_of, images_of
 
 PAIRS = (("x", "y"), ("images", "labels"), ("x_test", "y_test"))
 NAMES = ("digits", "robustbench:cifar10", "robustbench:cifar100", "robustbench:imagenet", "file.npz", "folder:PATH")
-IMAGENET = 5000  # images RobustBench evaluates on
 
 
-def data_entry(spec: Spec, data_dir: str, images: int | None) -> DataEntry:
-    """The images of that name; of RobustBench's sets only the first `images` are read."""
+def data_entry(spec: Spec, data_dir: str) -> DataEntry:
+    """The images of that name."""
     kind, _, name = spec.name.partition(":")
     if spec.words:
         raise ValueError(f"{spec}: {spec.words[0]!r} has no value; write {spec.words[0]}=...")
@@ -33,7 +32,7 @@ def data_entry(spec: Spec, data_dir: str, images: int | None) -> DataEntry:
         path = existing(spec.name, "data")
         return whole(spec, _npz(path), file_hash(path))
     if kind == "robustbench" or spec.name in ("cifar10", "cifar100", "imagenet"):
-        return _robustbench(spec, name or spec.name, data_dir, images)
+        return _robustbench(spec, name or spec.name, data_dir)
     if kind == "folder":
         return _folder(spec, Path(name))
     raise ValueError(nearest(spec.name, NAMES, "data"))
@@ -64,7 +63,7 @@ def _npz(path: Path) -> Images:
     raise ValueError(f"{path} holds {sorted(arrays) or 'none of the arrays'}; it needs x and y, or images and labels")
 
 
-def _robustbench(spec: Spec, name: str, data_dir: str, images: int | None) -> DataEntry:
+def _robustbench(spec: Spec, name: str, data_dir: str) -> DataEntry:
     from art_lowrank.hosts import robustbench
 
     check_known(spec.options, (), spec)
@@ -73,15 +72,14 @@ def _robustbench(spec: Spec, name: str, data_dir: str, images: int | None) -> Da
         "cifar100": robustbench.load_cifar100,
     }
     if name in loaders:
-        return whole(spec, Images(*loaders[name](n_examples=images, data_dir=data_dir)), {})
+        return whole(spec, Images(*loaders[name](data_dir=data_dir)), {})
     if name != "imagenet":
         raise ValueError(f"{spec}: {nearest(name, [*loaders, 'imagenet'], 'data set of RobustBench')}")
 
     def rows(start: int, stop: int, subject: Subject) -> Images:
         return Images(*robustbench.imagenet_rows(start, stop, data_dir, subject.preprocessing))
 
-    robustbench.check_imagenet(data_dir)
-    return DataEntry(spec.text, {"spec": spec.identity}, IMAGENET, rows)
+    return DataEntry(spec.text, {"spec": spec.identity}, robustbench.imagenet_size(data_dir), rows)
 
 
 def _folder(spec: Spec, path: Path) -> DataEntry:
