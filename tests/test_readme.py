@@ -36,7 +36,7 @@ def test_set_up():
 
 
 def test_every_host_has_an_example():
-    assert len(EXAMPLES) == 9
+    assert len(EXAMPLES) == 10
     for name in (
         "lowrank_pgd",
         "rank_curve",
@@ -46,6 +46,7 @@ def test_every_host_has_an_example():
         "factorize",
         "LowRankTrainer",
         "warm_started",
+        "Plan",
     ):
         assert any(name in example for example in EXAMPLES)
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from art_lowrank.evaluate.plan import CLEAN, Cell, Plan, cells_of, specs
 from art_lowrank.evaluate.store import Store
 from art_lowrank.record import Record
 
+Again: TypeAlias = Mapping[str, int]  # cells to be run again, with the place of the record that gave them up
 WAIT = 0.2  # seconds between looks at what another process is doing
 
 
@@ -46,8 +47,8 @@ def evaluate(plan: Plan, out: str | Path, *, retry: bool = False, verbose: bool 
         plan,
     )
     with Store(out) as store:
-        again = _given_up(cells, store) if retry else set()
-        todo = [cell for cell in cells if cell.id not in store or cell.id in again]
+        again = _given_up(cells, store) if retry else {}
+        todo = [cell for cell in cells if _open(cell.id, store, again)]
         with _progress(cells, todo, bench, verbose) as bar:
             for cell in _run(todo, store, bench, again, bar):
                 bar.update(_weight(cell, bench))
@@ -79,7 +80,7 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def _run(todo: Sequence[Cell], store: Store, bench: Bench, again: set[str], bar: Any) -> Iterator[Cell]:
+def _run(todo: Sequence[Cell], store: Store, bench: Bench, again: Again, bar: Any) -> Iterator[Cell]:
     """Run the cells, or see them run by others, in an order in which every cell finds what it needs."""
     waiting = list(todo)
     while waiting:
@@ -94,27 +95,32 @@ def _run(todo: Sequence[Cell], store: Store, bench: Bench, again: set[str], bar:
         waiting = left
 
 
-def _settled(cell: Cell, store: Store, bench: Bench, again: set[str], bar: Any) -> bool:
+def _settled(cell: Cell, store: Store, bench: Bench, again: Again, bar: Any) -> bool:
     """Run the cell unless it is done, or its turn has not come."""
     store.refresh()
-    if any(need not in store or need in again for need in cell.needs):
+    if any(_open(need, store, again) for need in cell.needs):
         return False
-    if cell.id in store and cell.id not in again:
+    if not _open(cell.id, store, again):
         return True
     with store.claim(cell.id) as mine:
         store.refresh()
         if not mine:
             return False
-        if cell.id not in store or cell.id in again:
+        if _open(cell.id, store, again):
             bar.set_postfix_str(f"{cell.model} {cell.attack}")
             outcome = run_cell(cell, bench, store.read(cell.needs))
             store.add(outcome.record, outcome.tensors)
-            again.discard(cell.id)
     return True
 
 
-def _given_up(cells: Sequence[Cell], store: Store) -> set[str]:
-    return {cell for cell, record in store.read(cell.id for cell in cells).items() if failed(record)}
+def _open(cell: str, store: Store, again: Again) -> bool:
+    """Not done, or given up by a record that is still the last one: another process may be retrying too."""
+    return cell not in store or store.place(cell) == again.get(cell)
+
+
+def _given_up(cells: Sequence[Cell], store: Store) -> Again:
+    found = store.read(cell.id for cell in cells)
+    return {cell: store.place(cell) for cell, record in found.items() if failed(record)}
 
 
 def _weight(cell: Cell, bench: Bench) -> int:

@@ -64,6 +64,10 @@ class Store:
             file.seek(self._read)
             self._index(file.read())
 
+    def place(self, cell: str) -> int:
+        """Where the last record of a cell begins in the file."""
+        return self._places[cell][0]
+
     def get(self, cell: str) -> Record | None:
         """The last record of a cell, or None."""
         return self.read([cell]).get(cell)

@@ -80,11 +80,11 @@ def run(*arguments):
 
 def test_from_zoo_entry_to_leaderboard(folder, monkeypatch):
     monkeypatch.setattr(
-        published, "_cards", lambda: {"cifar10/L2/Tiny2026": published.Card("2", 99.0, 20.0, None, False)}
+        published, "_cards", lambda: {"cifar10/L2/Tiny2026": published.Card("0.3", 99.0, 20.0, None, False)}
     )
     code, shown = run(
         *("--out", "out", "--model", "robustbench:cifar10/L2/Tiny2026", "--data", "robustbench:cifar10"),
-        *("--eps", 2, "--slice", 8, "--leaderboard", "--attack", "lowrank-pgd[rank=3]"),
+        *("--eps", 0.3, "--slice", 8, "--leaderboard", "--attack", "lowrank-pgd[rank=3]"),
         *("--attack", "apgd-ce", "--attack", "autoattack[members=apgd-ce+apgd-t]"),
     )
     assert code == 0, shown
@@ -99,8 +99,8 @@ def test_from_zoo_entry_to_leaderboard(folder, monkeypatch):
     assert info["art_lowrank"]["published"]["autoattack"] == 20.0
     adversarial = torch.load(folder / "out/leaderboard/cifar10/L2/Tiny2026.pt", weights_only=True)
     assert adversarial.shape == (N, 3, 32, 32)
-    assert f"{info['external'][:-1]} %" in shown
-    assert "AutoAttack 20.00 % at 2" in shown
+    assert f"{float(info['external']):.1f} % [" in shown
+    assert "AutoAttack 20.00 % at 0.3" in shown
     assert info["art_lowrank"]["comparison"].startswith("published AutoAttack 20.0 %, here")
 
 
