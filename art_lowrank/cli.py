@@ -113,7 +113,12 @@ def train(out: Path, resume: bool, quiet: bool, **settings: Any) -> None:
 @click.option("--images", type=int, default=None, help="The first so many.  [default: all]")
 @click.option("--slice", type=int, default=None, help="Images a cell: what a kill can cost.  [default: 500]")
 @click.option("--seed", "seeds", type=int, multiple=True, help="One seed; give it again for more.  [default: 0]")
-@click.option("--survivors", is_flag=True, default=None, help="An attack sees what those before it have not broken.")
+@click.option(
+    "--survivors",
+    is_flag=True,
+    default=None,
+    help="An attack sees what those before it, with the same ball, have not broken.",
+)
 @click.option("--no-images", "keep_images", flag_value=False, default=None, help="Keep no adversarial images.")
 @click.option("--batch-size", type=int, default=None, help="Halved where memory runs out.  [default: 128]")
 @click.option("--device", default=None, help="auto, cpu, cuda:0 ...  [default: auto]")

@@ -142,11 +142,16 @@ def _attacked(
 ) -> Iterator[Cell]:
     before: list[Cell] = []
     for attack, its_attack in attacks.items():
-        earlier = [cell.id for cell in before] if survivors else []
+        same = [cell for cell in before if _threat(cell.identity["attack"]) == _threat(its_attack)]
+        earlier = [cell.id for cell in same] if survivors else []  # what another ball breaks may hold in this one
         identity = {**common, "attack": its_attack, "after": earlier}
         cell = replace(clean, attack=attack, seed=seed, identity=identity, needs=(clean.id, *earlier))
         before.append(cell)
         yield cell
+
+
+def _threat(attack: JSON) -> JSON:
+    return attack.get("threat") if isinstance(attack, Mapping) else None
 
 
 def specs(texts: Sequence[str], kind: str) -> list[Spec]:
