@@ -1,0 +1,58 @@
+"""The same evaluation on a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from art_lowrank.evaluate import Plan, evaluate
+from art_lowrank.record import unpack
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+def test_a_gpu_finds_what_the_cpu_finds(tmp_path):
+    plans = {
+        device: Plan(attacks=["lowrank-pgd[rank=2]", "rank-curve[steps=5]"], images=100, device=device)
+        for device in ("cpu", "cuda")
+    }
+    found = {device: evaluate(plan, tmp_path / device, verbose=False) for device, plan in plans.items()}
+    for cell in found["cpu"].cells:
+        here, there = (found[device].records[cell.id] for device in ("cpu", "cuda"))
+        flags = [unpack(record.values["robust"], record.n) for record in (here, there)]
+        assert sum(a != b for a, b in zip(*flags, strict=True)) <= 2  # images on the edge, by rounding
+        assert there.volatile["peak_bytes"] > 0
+        assert there.volatile["device"] == torch.cuda.get_device_name()
+        assert (here.values["model_hash"], here.values["data_hash"]) == (
+            there.values["model_hash"],
+            there.values["data_hash"],
+        )
+
+
+def test_memory_that_runs_out_halves_the_batch(tmp_path):
+    """A limit of memory for this process, so that the real allocator says no."""
+    free, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 0.5e9 / total))
+    try:
+        plan = Plan(
+            models=["torchvision.models:resnet18"],
+            data=[str(images(tmp_path))],
+            attacks=["lowrank-pgd[rank=3,steps=2]"],
+            batch_size=512,
+            device="cuda",
+        )
+        found = evaluate(plan, tmp_path / "out", verbose=False)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert not found.failures, found.failures[0].values["traceback"]
+    assert any(record.volatile["halved"] for record in found.records.values())
+
+
+def images(folder):
+    import numpy as np
+
+    pytest.importorskip("torchvision")
+    draws = np.random.default_rng(0)
+    path = folder / "images.npz"
+    np.savez(path, x=draws.integers(0, 256, (512, 96, 96, 3), dtype=np.uint8), y=draws.integers(0, 10, 512))
+    return path
