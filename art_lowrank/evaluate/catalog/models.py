@@ -16,6 +16,7 @@ from art_lowrank.evaluate.bench import ModelEntry, Subject, file_hash, weights_h
 from art_lowrank.evaluate.catalog.normalised import Normalised, check_numbers
 from art_lowrank.evaluate.catalog.pretrained import of_timm, of_torchvision
 from art_lowrank.evaluate.catalog.weights import read_state, with_state
+from art_lowrank.evaluate.reproducible import reproducible
 from art_lowrank.evaluate.spec import Spec, check_known, existing, nearest
 from art_lowrank.training.checkpoint import reason
 from art_lowrank.training.run import here
@@ -57,7 +58,8 @@ def model_entry(spec: Spec, model_dir: str) -> ModelEntry:
         files[str(weights)] = file_hash(existing(str(weights), spec))
 
     def load(device: torch.device) -> Subject:
-        model, preprocessing, packages = make()
+        with reproducible(0):  # a net without weights is the same one every time
+            model, preprocessing, packages = make()
         if any(key in spec.options for key in INPUT):
             given: dict[str, Any] = {key: spec.options[key] for key in INPUT if key in spec.options}
             model = Normalised(model, **given)
