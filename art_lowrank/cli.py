@@ -104,7 +104,7 @@ def train(out: Path, resume: bool, quiet: bool, **settings: Any) -> None:
 
 @main.command(context_settings={"show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default=Path("art-lowrank-evaluation"))
-@click.option("--plan", type=click.Path(path_type=Path), default=None, help="TOML file: models, attacks, data and seeds as lists, the other flags by their names.")
+@click.option("--plan", type=click.Path(path_type=Path), help="TOML file; models, attacks, data, seeds are lists.")
 @click.option("--model", "models", multiple=True, help="One model; give it again for more.  [default: digits nets]")
 @click.option("--attack", "attacks", multiple=True, help="One attack; give it again for more.  [default: six]")
 @click.option("--data", multiple=True, help="digits, robustbench:cifar10, file.npz, folder:PATH.  [default: digits]")

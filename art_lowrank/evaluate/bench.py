@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -127,20 +128,21 @@ class Bench:
         self.attacks = {entry.text: entry for entry in attacks}
         self.device, self.batch_size, self.keep_images = device, batch_size, keep_images
         self._subject: tuple[str, Subject] | None = None
-        self._failed: dict[str, Exception] = {}
+        self._failed: dict[str, tuple[BaseException, TracebackType | None]] = {}
         self._images: tuple[tuple[Any, ...], Images] | None = None
 
     def subject(self, name: str) -> Subject:
         """The model; one that failed to load is not loaded a second time."""
-        if name in self._failed:
-            raise self._failed[name]
-        if self._subject is None or self._subject[0] != name:
+        if name not in self._failed and (self._subject is None or self._subject[0] != name):
             self._subject = self._images = None  # before the next one is there: two may not fit into memory
             try:
                 self._subject = name, self.models[name].load(self.device)
-            except Exception as error:
-                self._failed[name] = error
-                raise
+            except (Exception, SystemExit) as error:
+                self._failed[name] = error, error.__traceback__
+        if name in self._failed:  # by one way, the first time too, so that every record of it is the same
+            reason, traceback = self._failed[name]
+            raise reason.with_traceback(traceback)
+        assert self._subject is not None
         return self._subject[1]
 
     def images(self, name: str, start: int, stop: int, subject: Subject) -> Images:

@@ -48,23 +48,23 @@ class Work:
 def run_cell(cell: Cell, bench: Bench, before: Mapping[str, Record]) -> Outcome:
     """Run the cell; whatever goes wrong with model or attack becomes a record of the failure."""
     try:
-        if broken := [record for record in before.values() if failed(record) and record.attack == CLEAN]:
-            raise ValueError(f"the model failed on the clean images: {broken[0].values['error']}")
+        if cell.needs and failed(clean := before[cell.needs[0]]):
+            raise ValueError(f"the model failed on the clean images: {clean.values['error']}")
         subject = bench.subject(cell.model)
         images = bench.images(cell.data, cell.start, cell.stop, subject)
         work = Work(cell, subject, images, Size(bench.batch_size))
         check_unchanged(work, before)
         with evaluating(subject.model):
             return _clean(work, bench) if cell.attack == CLEAN else _attacked(work, bench, before)
-    except Exception as error:  # of somebody else's model or attack: it must not end the evaluation
+    except (Exception, SystemExit) as error:  # of somebody else's model or attack: it must not end the evaluation
         return Outcome(failure(cell, error), {})
 
 
 def check_unchanged(work: Work, before: Mapping[str, Record]) -> None:
-    """An attack is judged on the model and the images whose clean accuracy is known."""
+    """All slices are judged on one model, and attacks on the images whose clean accuracy is known."""
     for record in before.values():
         for name, now in (("model", work.subject.hash), ("data", fingerprint(*work.images))):
-            then = record.values.get(f"{name}_hash")
+            then = record.values.get(f"{name}_hash") if name == "model" or record.data == work.cell.images else None
             if then is not None and then != now:
                 raise ValueError(
                     f"{getattr(work.cell, name)} has changed since {record.attack} was run on it ({name} hash {then}, "
@@ -77,7 +77,7 @@ def failed(record: Record) -> bool:
     return record.values["status"] == "failed"
 
 
-def failure(cell: Cell, error: Exception) -> Record:
+def failure(cell: Cell, error: BaseException) -> Record:
     """The record of a cell that could not be run. Addresses of objects are left out: they differ from run to run."""
     text = "".join(traceback.format_exception(error))
     line = " ".join(str(error).split()) or type(error).__name__
@@ -113,13 +113,13 @@ def _attacked(work: Work, bench: Bench, before: Mapping[str, Record]) -> Outcome
 
     def part(start: int, stop: int) -> Found:
         some = rows[start:stop]
-        found = run(x[some].to(device), y[some].to(device), work.cell.seed, start)
-        return found.on_cpu(x[some])
+        with cost.attempt():
+            return run(x[some].to(device), y[some].to(device), work.cell.seed, start).on_cpu(x[some])
 
     with counted(work.subject.model, device) as cost:
         parts, size = batched(part, len(rows), work.size)
     found = Found.joined(parts, x[rows])
-    judged = judge(work, found.x, rows, entry.threat, device, size)
+    judged, size = judge(work, found.x, rows, entry.threat, device, size)
     values = {**judged.values(), **found.spread(rows, len(x)), "threat": str(entry.threat)}
     values["attacked"] = pack(holding.tolist())
     robust = holding.clone()
@@ -148,15 +148,17 @@ class Judged(NamedTuple):
         }
 
 
-def judge(work: Work, moved: Tensor, rows: Tensor, threat: Threat, device: torch.device, size: Size) -> Judged:
+def judge(
+    work: Work, moved: Tensor, rows: Tensor, threat: Threat, device: torch.device, size: Size
+) -> tuple[Judged, Size]:
     """Ask the model, and measure: an attack's own word is not taken."""
     x, y = work.images.x[rows], work.images.y[rows]
     if moved.shape != x.shape:
         raise ValueError(f"the attack returned images of shape {tuple(moved.shape)} for {tuple(x.shape)}")
-    logits, _ = logits_of(work.subject.model, moved, device, size)
+    logits, size = logits_of(work.subject.model, moved, device, size)
     unreadable = ~torch.isfinite(logits).all(1)
     wrong, allowed = (logits.argmax(1) != y) | unreadable, threat.allows(x, moved)
-    return Judged(wrong & allowed, wrong & ~allowed, unreadable, threat.distances(x, moved))
+    return Judged(wrong & allowed, wrong & ~allowed, unreadable, threat.distances(x, moved)), size
 
 
 def standing(cell: Cell, before: Mapping[str, Record], n: int) -> Tensor:

@@ -17,7 +17,7 @@ def logits_of(model: nn.Module, x: Tensor, device: torch.device, size: Size) -> 
 
     def part(start: int, stop: int) -> Tensor:
         with torch.no_grad():
-            return _checked(model(x[start:stop].to(device)), stop - start)
+            return _checked(model(x[start:stop].to(device, copy=True)), stop - start)  # it may write into its input
 
     parts, size = batched(part, len(x), size)
     return torch.cat(parts) if parts else torch.zeros(0, 2), size

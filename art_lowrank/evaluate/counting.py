@@ -22,6 +22,16 @@ class Cost:
     seconds: float = 0.0
     peak_bytes: int | None = None  # of the device; on a CPU of the process, where the system tells
 
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """What a block that fails has sent through the model is not counted: it is done again, in smaller pieces."""
+        before = self.forwards, self.gradients
+        try:
+            yield
+        except BaseException:
+            self.forwards, self.gradients = before
+            raise
+
 
 @contextmanager
 def counted(model: nn.Module, device: torch.device) -> Iterator[Cost]:

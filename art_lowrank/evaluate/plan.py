@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from art_lowrank.evaluate.spec import Spec, nearest, parse, value_of
-from art_lowrank.evaluate.threat import norm_name, threat_of
+from art_lowrank.evaluate.threat import threat_of
 from art_lowrank.record import JSON
 
 FORMAT = 1  # of a cell's identity; another one makes other ids, so that old cells are not taken for done
@@ -21,12 +21,15 @@ DIGITS = ("digits:standard", "digits:adversarial", "digits:low-rank")
 
 def usual_attacks(norm: str, eps: float) -> tuple[str, ...]:
     """What is run where nothing is asked for: ours at three ranks, the published method, ART's PGD, the rank curve."""
+    pgd = f"art:ProjectedGradientDescent[max_iter=20,eps_step={eps / 5:.6g}]"
+    if norm == "L1":
+        return (pgd,)
     ours = [f"lowrank-pgd[rank={rank}]" for rank in (1, 2, "full")]
     if norm == "L2":
         ours.insert(2, "lora-pgd[rank=2]")
     if norm in ("nuc", "group-nuc"):
         return tuple(ours) if norm == "nuc" else ("lowrank-pgd[rank=full]",)
-    return (*ours, f"art:ProjectedGradientDescent[max_iter=20,eps_step={eps / 5:.6g}]", "rank-curve")
+    return (*ours, pgd, "rank-curve")
 
 
 @dataclass(frozen=True)
@@ -49,20 +52,30 @@ class Plan:
     model_dir: str = "models"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eps", value_of(self.eps) if isinstance(self.eps, str) else self.eps)
-        object.__setattr__(self, "norm", norm_name(self.norm, "the plan"))
-        threat_of(self.norm, self.eps, "the plan")
+        eps = value_of(self.eps, "the plan") if isinstance(self.eps, str) else self.eps
+        threat = threat_of(self.norm, eps, "the plan")
+        object.__setattr__(self, "norm", threat.norm)
+        object.__setattr__(self, "eps", threat.eps)
         if self.attacks is None:
             object.__setattr__(self, "attacks", usual_attacks(self.norm, self.eps))
         for name in ("models", "attacks", "data", "seeds"):
             object.__setattr__(self, name, _several(name, getattr(self, name)))
+        self._check()
+
+    def _check(self) -> None:
+        """Values of the kinds they should be."""
+        for name in ("device", "data_dir", "model_dir"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give a text")
         for name in ("models", "attacks", "data"):
             if not all(isinstance(item, str) for item in getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give texts")
-        for name, least in (("images", 1), ("slice", 1), ("batch_size", 1), ("seeds", 0)):
-            for value in _several(name, getattr(self, name)):
-                if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                    raise ValueError(f"{name} is {value!r}; give a whole number >= {least}")
+        numbers = [("images", self.images, 1), ("slice", self.slice, 1), ("batch_size", self.batch_size, 1)]
+        for name, value, least in [*numbers, *(("seeds", seed, 0) for seed in self.seeds)]:
+            if name == "images" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} is {value!r}; give a whole number >= {least}")
         for name in ("survivors", "keep_images"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give true or false")
@@ -108,7 +121,7 @@ def plan_of(found: Mapping[str, Any], source: object = "the plan") -> Plan:
     for key in found:
         if key not in known:
             raise ValueError(f"{source}: {nearest(key, known, 'key')}")
-    return replace(Plan(), **found)
+    return Plan(**found)
 
 
 def slices(n: int, images: int | None, size: int) -> Iterator[tuple[int, int]]:
@@ -167,9 +180,10 @@ def specs(texts: Sequence[str], kind: str) -> list[Spec]:
 
 
 def _several(name: str, value: Any) -> tuple[Any, ...]:
-    """One or several values as a tuple."""
-    if isinstance(value, list | tuple):
-        if not value:
-            raise ValueError(f"{name} is empty; give at least one")
-        return tuple(value)
-    return (value,)
+    """One or several values as a tuple, each once."""
+    found = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not found:
+        raise ValueError(f"{name} is empty; give at least one")
+    if any(isinstance(item, list | dict) for item in found):
+        raise ValueError(f"{name} is {value!r}; give single values")
+    return tuple(dict.fromkeys(found))

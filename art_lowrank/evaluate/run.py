@@ -50,7 +50,7 @@ def evaluate(plan: Plan, out: str | Path, *, retry: bool = False, verbose: bool 
         again = _given_up(cells, store) if retry else {}
         todo = [cell for cell in cells if _open(cell.id, store, again)]
         with _progress(cells, todo, bench, verbose) as bar:
-            for cell in _run(todo, store, bench, again, bar):
+            for cell in _run(todo, Work(store, bench, again, _clean_cells(cells), bar)):
                 bar.update(_weight(cell, bench))
         return Evaluation(cells, bench, store.read(cell.id for cell in cells))
 
@@ -80,13 +80,23 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def _run(todo: Sequence[Cell], store: Store, bench: Bench, again: Again, bar: Any) -> Iterator[Cell]:
+class Work(NamedTuple):
+    """What every cell is run with."""
+
+    store: Store
+    bench: Bench
+    again: Again
+    clean: Mapping[str, Sequence[str]]  # by model the ids of its clean cells, on all slices
+    bar: Any
+
+
+def _run(todo: Sequence[Cell], work: Work) -> Iterator[Cell]:
     """Run the cells, or see them run by others, in an order in which every cell finds what it needs."""
     waiting = list(todo)
     while waiting:
         left = []
         for cell in waiting:
-            if _settled(cell, store, bench, again, bar):
+            if _settled(cell, work):
                 yield cell
             else:
                 left.append(cell)
@@ -95,22 +105,32 @@ def _run(todo: Sequence[Cell], store: Store, bench: Bench, again: Again, bar: An
         waiting = left
 
 
-def _settled(cell: Cell, store: Store, bench: Bench, again: Again, bar: Any) -> bool:
+def _settled(cell: Cell, work: Work) -> bool:
     """Run the cell unless it is done, or its turn has not come."""
+    store = work.store
     store.refresh()
-    if any(_open(need, store, again) for need in cell.needs):
+    if any(_open(need, store, work.again) for need in cell.needs):
         return False
-    if not _open(cell.id, store, again):
+    if not _open(cell.id, store, work.again):
         return True
     with store.claim(cell.id) as mine:
         store.refresh()
         if not mine:
             return False
-        if _open(cell.id, store, again):
-            bar.set_postfix_str(f"{cell.model} {cell.attack}")
-            outcome = run_cell(cell, bench, store.read(cell.needs))
+        if _open(cell.id, store, work.again):
+            work.bar.set_postfix_str(f"{cell.model} {cell.attack}")
+            before = store.read([*cell.needs, *work.clean[cell.model]])
+            outcome = run_cell(cell, work.bench, before)
             store.add(outcome.record, outcome.tensors)
     return True
+
+
+def _clean_cells(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.attack == CLEAN:
+            found.setdefault(cell.model, []).append(cell.id)
+    return found
 
 
 def _open(cell: str, store: Store, again: Again) -> bool:

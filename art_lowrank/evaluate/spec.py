@@ -42,11 +42,12 @@ def parse(text: str) -> Spec:
     """Read `name[word,key=value,...]`; values: numbers, fractions such as 8/255, true, false, none, lists, text."""
     text = text.strip()
     name, bracket, rest = text.partition("[")
+    name = name.strip()
     if not name or (bracket and not rest.endswith("]")):
         raise ValueError(f"{text!r} is not a name[key=value,...]")
     words: list[str] = []
     options: dict[str, Value] = {}
-    parts = _split(rest[:-1], text) if bracket else []
+    parts = _split(rest[:-1], repr(text)) if bracket else []
     for part in parts:
         key, equals, value = part.partition("=")
         if not equals:
@@ -54,7 +55,7 @@ def parse(text: str) -> Spec:
         elif key in options:
             raise ValueError(f"{text!r} sets {key} twice")
         else:
-            options[key] = value_of(value, text)
+            options[key] = value_of(value, repr(text))
     return Spec(name, tuple(words), options, tuple(parts))
 
 
@@ -104,7 +105,7 @@ def _fraction(above: str, below: str, whole: str) -> float:
     try:
         return float(above) / float(below)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{whole!r}: {above}/{below} is no number") from None
+        raise ValueError(f"{whole}: {above}/{below} is no number") from None
 
 
 def _split(text: str, whole: str) -> list[str]:
@@ -135,5 +136,5 @@ def _parts(text: str, whole: str) -> Iterator[str]:
             continue
         current += letter
     if open_brackets or quote:
-        raise ValueError(f"{whole!r} lacks a closing {open_brackets[-1] if open_brackets else quote}")
+        raise ValueError(f"{whole} lacks a closing {open_brackets[-1] if open_brackets else quote}")
     yield current

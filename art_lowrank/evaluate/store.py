@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +24,18 @@ except ImportError:  # Windows: one process a folder
 
 RECORDS, IMAGES, MARK, LOCK = "records.jsonl", "images", "evaluation.json", "lock"
 FORMAT = 1
+OLD = 60  # seconds after which an unfinished mark is nobody's
 # Keys of a record's `volatile` field: what may differ when the same cell is run again. All other fields are equal.
 VOLATILE = ("seconds", "peak_bytes", "host", "device", "threads", "batch_size", "halved", "finished")
-_CELL = re.compile(rb'"cell": "([0-9a-f]{12})"')
+_HEAD = re.compile(rb'\{"kind": ".*?"settings": \{"cell": "([0-9a-f]{12})"')  # how the line of a cell begins
+CLOSING = ord("}")
 
 
 class Store:
-    """An evaluation's folder. Several processes may work in it: what one appends, the others see by `refresh`."""
+    """An evaluation's folder. Several processes may work in it: what one appends, the others see by `refresh`.
+
+    One a process: its locks are the system's, which lets go of them all when the process closes the file once.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -38,10 +44,14 @@ class Store:
         if not (self.path / MARK).exists():
             write_whole(self.path / MARK, json.dumps({"art_lowrank": "evaluation", "format": FORMAT}).encode())
         self._lock: BinaryIO = (self.path / LOCK).open("ab")
-        self._left = _left_behind(self.path / IMAGES)
+        self._left = _left_behind(self.path)
         self._places: dict[str, tuple[int, int]] = {}
         self._read = 0
-        self.refresh()
+        try:
+            self.refresh()
+        except BaseException:
+            self._lock.close()
+            raise
 
     def __enter__(self) -> Store:
         return self
@@ -119,7 +129,11 @@ class Store:
         """Where every record of the text begins and ends; a last line without its end waits for the next look."""
         start = 0
         while (end := text.find(b"\n", start)) >= 0:
-            self._note(text[start:end], start, end)
+            head = _HEAD.match(text, start, end)
+            if head and text[end - 1] == CLOSING:
+                self._places[head[1].decode()] = self._read + start, self._read + end
+            else:
+                self._note(text[start:end], start, end)
             start = end + 1
         if start < len(text) and _whole(text[start:]):
             self._note(text[start:], start, len(text))
@@ -133,8 +147,8 @@ class Store:
             if not torn or not _whole(torn):
                 return
             line, end = torn, start + len(torn)
-        found = _CELL.search(line)
-        if not found or not line.startswith(b'{"kind": "') or not line.endswith(b"}"):
+        found = _HEAD.match(line)
+        if not found or line[-1] != CLOSING:
             raise ValueError(
                 f"{self.path / RECORDS} is damaged at byte {self._read + start}: "
                 f"{line[:40].decode(errors='replace')!r} is no record; mend or delete that line"
@@ -168,7 +182,7 @@ def _check_ours(path: Path) -> None:
             raise ValueError(f"{mark} is of another program or version; give another folder with --out")
         return
     foreign = [entry.name for entry in os.scandir(path) if not entry.name.startswith(MARK)] if path.exists() else []
-    if foreign and foreign != [IMAGES]:
+    if foreign and foreign != [IMAGES] and not mark.exists():  # another process may have made it just now
         raise ValueError(
             f"{path} is no folder of an evaluation (it holds {sorted(foreign)[0]!r}); give another with --out"
         )
@@ -182,12 +196,15 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _left_behind(images: Path) -> dict[str, list[Path]]:
+def _left_behind(path: Path) -> dict[str, list[Path]]:
     """Unfinished image files by cell, of processes that were killed (or are at work: then their cells are locked)."""
+    for entry in path.glob(f"{MARK}.*.tmp"):
+        if time.time() - entry.stat().st_mtime > OLD:
+            entry.unlink(missing_ok=True)
     found: dict[str, list[Path]] = {}
-    for entry in os.scandir(images):
-        if entry.name.endswith(".tmp"):
-            found.setdefault(entry.name.split(".")[0], []).append(Path(entry.path))
+    for item in os.scandir(path / IMAGES):
+        if item.name.endswith(".tmp"):
+            found.setdefault(item.name.split(".")[0], []).append(Path(item.path))
     return found
 
 

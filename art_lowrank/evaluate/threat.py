@@ -26,7 +26,7 @@ class Threat:
     tile: int | None = None  # of "group-nuc"
 
     def __str__(self) -> str:
-        return f"{self.norm} {number(self.eps)}"
+        return f"{self.norm} {number(self.eps)}" + (f" tile {self.tile}" if self.tile else "")
 
     def distances(self, x: Tensor, moved: Tensor) -> Tensor:
         """How far every image was moved, (n,) float64."""

@@ -99,7 +99,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read as safetensors ({reason(error)})") from error
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """An exception in a few words."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= 120 else f"{words[:120]}..."

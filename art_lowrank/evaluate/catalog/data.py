@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from art_lowrank.demo.digits import digits
 from art_lowrank.evaluate.bench import DataEntry, Subject, file_hash
@@ -15,6 +16,7 @@ from art_lowrank.evaluate.spec import Spec, check_known, existing, nearest
 from art_lowrank.training.checkpoint import reason
 from art_lowrank.training.data import Images, classes_of, images_of
 
+Array = np.ndarray[Any, np.dtype[Any]]
 PAIRS = (("x", "y"), ("images", "labels"), ("x_test", "y_test"))
 NAMES = ("digits", "robustbench:cifar10", "robustbench:cifar100", "robustbench:imagenet", "file.npz", "folder:PATH")
 
@@ -30,7 +32,7 @@ def data_entry(spec: Spec, data_dir: str) -> DataEntry:
     if spec.name.endswith(".npz"):
         check_known(spec.options, (), spec)
         path = existing(spec.name, "data")
-        return whole(spec, _npz(path), file_hash(path))
+        return _npz(spec, path)
     if kind == "robustbench" or spec.name in ("cifar10", "cifar100", "imagenet"):
         return _robustbench(spec, name or spec.name, data_dir)
     if kind == "folder":
@@ -42,13 +44,26 @@ def whole(spec: Spec, found: Images, meaning: Any) -> DataEntry:
     """Images that are in memory anyway."""
 
     def rows(start: int, stop: int, _: Subject) -> Images:
-        return Images(found.x[start:stop], found.y[start:stop])
+        return Images(found.x[start:stop].clone(), found.y[start:stop])
 
     return DataEntry(spec.text, {"spec": spec.identity, "files": meaning}, len(found.x), rows)
 
 
-def _npz(path: Path) -> Images:
+def _npz(spec: Spec, path: Path) -> DataEntry:
     """Two arrays, x and y (or images and labels, or x_test and y_test), as `training.data` reads them."""
+    name, x, y = _arrays(path)
+    if x.dtype != np.uint8:  # else there is nothing that could be out of range, and no need to turn all into floats
+        return whole(spec, Images(images_of(x, name), y), file_hash(path))
+    images_of(x[:1], name)
+
+    def rows(start: int, stop: int, _: Subject) -> Images:
+        return Images(images_of(x[start:stop], name), y[start:stop])
+
+    return DataEntry(spec.text, {"spec": spec.identity, "files": file_hash(path)}, len(x), rows)
+
+
+def _arrays(path: Path) -> tuple[str, Array, Tensor]:
+    """The name of the images for messages, the images as they are, and their class numbers."""
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for pair in PAIRS for name in pair if name in file}
@@ -56,10 +71,11 @@ def _npz(path: Path) -> Images:
         raise ValueError(f"{path} cannot be read ({reason(error)}); give an .npz file of numpy.savez") from error
     for image, label in PAIRS:
         if image in arrays and label in arrays:
-            x, y = images_of(arrays[image], f"{path}: {image}"), classes_of(arrays[label], f"{path}: {label}")
-            if len(x) != len(y) or not len(x):
-                raise ValueError(f"{path}: {len(x)} images and {len(y)} labels; give as many, at least one")
-            return Images(x, y)
+            x, y = arrays[image], classes_of(arrays[label], f"{path}: {label}")
+            n = len(x) if x.ndim else 0
+            if n != len(y) or not n:
+                raise ValueError(f"{path}: {n} images and {len(y)} labels; give as many, at least one")
+            return f"{path}: {image}", x, y
     raise ValueError(f"{path} holds {sorted(arrays) or 'none of the arrays'}; it needs x and y, or images and labels")
 
 
@@ -111,5 +127,5 @@ def _folder(spec: Spec, path: Path) -> DataEntry:
             raise ValueError(f"{spec}: images of several sizes; give {spec.name}[resize=256,size=224]")
         return Images(torch.stack(tensors), torch.tensor([label for _, label in pairs]))
 
-    names = [str(Path(file).relative_to(path)) for file, _ in dataset.samples]
-    return DataEntry(spec.text, {"spec": spec.identity, "files": names}, len(names), rows)
+    files = [(str(Path(file).relative_to(path)), Path(file).stat().st_size) for file, _ in dataset.samples]
+    return DataEntry(spec.text, {"spec": spec.identity, "files": files}, len(files), rows)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -129,6 +131,8 @@ def _callable(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> Maker:
             model = function(**arguments)
         if not isinstance(model, nn.Module):
             raise ValueError(f"{spec} returned a {type(model).__name__}; it must return a torch.nn.Module")
+        with suppress(Exception):  # some cannot be copied
+            model = copy.deepcopy(model)  # the callable may hand out a net that is somebody else's
         weights = own.get("weights")
         return Loaded(model if weights is None else with_state(model, read_state(str(weights)), str(weights)))
 
@@ -140,7 +144,7 @@ def _source(spec: Spec, place: str) -> Path | None:
     try:
         with here():
             found = find_spec(place)
-    except (ImportError, ValueError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # a package around it is imported, and may do anything
         raise ValueError(f"{spec}: module {place!r} cannot be found ({reason(error)})") from None
     if found is None:
         raise ValueError(f"{spec}: there is no module {place!r}; {nearest(spec.name, KINDS, 'model')}")
@@ -151,7 +155,7 @@ def _function(spec: Spec, place: str, name: str) -> Any:
     try:
         with here():
             module = import_module(place)
-    except Exception as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise ValueError(f"{spec}: importing {place} fails: {reason(error)}") from error
     if not callable(function := getattr(module, name, None)):
         known = [key for key, item in vars(module).items() if callable(item) and not key.startswith("_")]
