@@ -192,6 +192,7 @@ def test_a_config_that_cannot_be_read(tmp_path):
         ("--method", "condlr", "--tighten", "0.5"),
         ("--method", "dlrt", "--objective", "madry", "--steps", "1", "--norm", "inf", "--eps", "0.1"),
         ("--method", "nuclear", "--optimizer", "sgd", "--lr", "0.05"),
+        ("--method", "dense", "--objective", "madry", "--steps", "1"),
         ("--method", "none", "--objective", "trades", "--steps", "2", "--rank", "2", "--beta", "3"),
         ("--objective", "madry", "--steps", "2", "--rank", "0.2"),
         ("--objective", "trades", "--norm", "inf", "--eps", "0.1", "--warm-start"),
@@ -201,7 +202,7 @@ def test_every_method_and_objective(tmp_path, data, flags):
     result = train(tmp_path, "--data", data, "--epochs", "2", *flags)
     assert result.exit_code == 0, result.output
     card = card_of(tmp_path)
-    assert bool(card["layers"]) == ("nuclear" not in flags)
+    assert bool(card["layers"]) == (not {"nuclear", "dense"} & set(flags))
     if card["recipe"]["method"] == "condlr":
         assert all(layer["cond"] <= 1.5 for layer in card["layers"].values())
     shown = "inf" if "inf" in flags else "2"

@@ -82,7 +82,7 @@ def entries(found: Evaluation) -> Iterator[Entry]:
 def info_of(found: Evaluation, entry: Entry, images: str) -> dict[str, Any]:
     """RobustBench's object. `autoattack_acc` is AutoAttack's alone, `external` what is left after all attacks."""
     robust = worst(entry.attacks).robust
-    of_autoattack = [row for row in entry.attacks if _is_standard(row.attack)]
+    of_autoattack = [row for row in entry.attacks if _is_standard(row)]
     known: dict[str, Any] = {
         "name": entry.path.name,
         "dataset": entry.path.parts[0],
@@ -168,10 +168,10 @@ def _versions(found: Evaluation, entry: Entry) -> dict[str, str]:
     return {name: version for cell in _cells(found, entry) for name, version in found.records[cell.id].versions.items()}
 
 
-def _is_standard(attack: str) -> bool:
-    """AutoAttack whole, in the version leaderboards are made with: with members of one's own it is another attack."""
-    spec = parse(attack)
-    return spec.name == "autoattack" and not {"members", "version"} & spec.options.keys()
+def _is_standard(row: Row) -> bool:
+    """AutoAttack whole and alone, in the version leaderboards are made with."""
+    spec = parse(row.attack)
+    return spec.name == "autoattack" and not {"members", "version"} & spec.options.keys() and not row.after
 
 
 def _percent(row: Row) -> str:

@@ -26,6 +26,7 @@ class Row(NamedTuple):
     seconds: float
     notes: tuple[str, ...]
     error: str = ""
+    after: int = 0  # attacks whose survivors it was run on
 
     @property
     def accuracy(self) -> str:
@@ -64,7 +65,10 @@ def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
     notes = tuple(dict.fromkeys(note for record in done for note in _notes(record)))
     seed = None if first.attack == CLEAN else first.seed
     robust = np.array([flag for part in flags for flag in part], dtype=np.bool_)
-    return Row(first.model, first.data, first.attack, threat, seed, robust, gradients, seconds, notes, error)
+    after = max(0, len(first.needs) - 1)
+    if after:
+        notes = (f"on survivors of {after} before", *notes)
+    return Row(first.model, first.data, first.attack, threat, seed, robust, gradients, seconds, notes, error, after)
 
 
 def worst(rows: Sequence[Row]) -> Row:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from art_lowrank.attack.norms import GroupNuclear, Nuclear
 from art_lowrank.attack.searches import TILES
+from art_lowrank.record import JSON
 
 NAMES = {"1": "L1", "2": "L2", "inf": "Linf", "nuc": "nuc", "group-nuc": "group-nuc"}
 NUMBERS = {"L1": 1.0, "L2": 2.0, "Linf": math.inf}
@@ -27,6 +28,10 @@ class Threat:
 
     def __str__(self) -> str:
         return f"{self.norm} {number(self.eps)}" + (f" tile {self.tile}" if self.tile else "")
+
+    def meaning(self) -> list[JSON]:
+        """What goes into the identity of a cell: attacks with the same one are compared."""
+        return [self.norm, self.eps, self.tile]
 
     def distances(self, x: Tensor, moved: Tensor) -> Tensor:
         """How far every image was moved, (n,) float64."""

@@ -12,6 +12,7 @@ from art_lowrank.demo.nets import built_in
 from art_lowrank.evaluate import Plan, evaluate
 from art_lowrank.evaluate.leaderboard import KEYS, write_leaderboard
 from art_lowrank.evaluate.published import published
+from art_lowrank.evaluate.table import rows_of
 
 ATTACKS = ("lowrank-pgd[rank=1,steps=3]", "lowrank-pgd[rank=full,steps=5]", "lowrank-pgd[steps=3,norm=inf,eps=0.1]")
 
@@ -36,6 +37,13 @@ def test_accuracy_can_be_recomputed_from_the_tensor(tmp_path, survivors):
         assert info["autoattack_acc"] is None
         assert info["clean_acc"] == f"{100 * float((net(x[:90]).argmax(1) == y[:90]).double().mean()):.2f}"
         assert info["art_lowrank"]["worst_case"][0] == pytest.approx(share)
+
+
+def test_survivors_are_of_one_ball_whoever_attacks(tmp_path):
+    attacks = ["lowrank-pgd[rank=1,steps=2]", "art:ProjectedGradientDescent[max_iter=2]", "rank-curve[steps=2]"]
+    plan = Plan(models=["digits:standard"], attacks=[*attacks, ATTACKS[2]], images=30, survivors=True)
+    found = evaluate(plan, tmp_path, verbose=False)
+    assert [row.after for row in rows_of(found.cells, found.records)] == [0, 0, 1, 2, 0]
 
 
 def test_images_that_were_not_kept_are_said(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
@@ -159,7 +158,7 @@ def foreign(attack: Host) -> Attack:
 
 def meaning(spec: Spec, threat: Threat) -> Any:
     """What goes into a cell's identity."""
-    return {"spec": spec.identity, "threat": [getattr(threat, field.name) for field in fields(threat)]}
+    return {"spec": spec.identity, "threat": threat.meaning()}
 
 
 def _steps(options: Mapping[str, Any]) -> int:

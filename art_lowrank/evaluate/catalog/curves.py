@@ -43,7 +43,7 @@ def curve_entry(spec: Spec, norm: str, eps: float) -> AttackEntry:
 
         return run
 
-    meaning: dict[str, Any] = {"attack": spec.name, "spec": spec.identity, "threat": [threat.norm, threat.eps]}
+    meaning: dict[str, Any] = {"attack": spec.name, "spec": spec.identity, "threat": threat.meaning()}
     return AttackEntry(spec.text, meaning, threat, 2 * checked.steps, (), prepare)
 
 

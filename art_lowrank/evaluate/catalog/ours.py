@@ -42,7 +42,7 @@ def ours_entry(spec: Spec, norm: str, eps: float) -> AttackEntry:
         return run
 
     typed = [part for part in spec.parts if "=" in part and not part.startswith("method=")]
-    meaning: dict[str, Any] = {"attack": "lowrank_pgd", "threat": [threat.norm, threat.eps], "options": options}
+    meaning: dict[str, Any] = {"attack": "lowrank_pgd", "threat": threat.meaning(), "options": options}
     steps = checked.steps * checked.restarts * (2 if checked.thorough else 1)
     return AttackEntry(Spec(spec.name, parts=(method, *typed)).text, meaning, threat, max(1, steps), (), prepare)
 
