@@ -17,7 +17,7 @@ from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.oracle import evaluating
 from art_lowrank.evaluate.batches import Size, batched
 from art_lowrank.evaluate.bench import Bench, Found, Subject
-from art_lowrank.evaluate.checks import check_classes, check_finite, doubts, logits_of
+from art_lowrank.evaluate.checks import check_classes, check_finite, doubts, logits_of, zero_gradients
 from art_lowrank.evaluate.counting import Cost, counted
 from art_lowrank.evaluate.plan import CLEAN, Cell
 from art_lowrank.evaluate.threat import Threat
@@ -26,6 +26,10 @@ from art_lowrank.training.data import Images
 from art_lowrank.training.measure import fingerprint
 
 KIND = "evaluation"
+
+
+class NotRun(ValueError):
+    """There is nothing to attack."""
 
 
 class Outcome(NamedTuple):
@@ -49,7 +53,7 @@ def run_cell(cell: Cell, bench: Bench, before: Mapping[str, Record]) -> Outcome:
     """Run the cell; whatever goes wrong with model or attack becomes a record of the failure."""
     try:
         if cell.needs and failed(clean := before[cell.needs[0]]):
-            raise ValueError(f"the model failed on the clean images: {clean.values['error']}")
+            raise NotRun(f"the model failed on the clean images: {clean.values['error']}")
         subject = bench.subject(cell.model)
         images = bench.images(cell.data, cell.start, cell.stop, subject)
         work = Work(cell, subject, images, Size(bench.batch_size))
@@ -80,7 +84,8 @@ def failed(record: Record) -> bool:
 def failure(cell: Cell, error: BaseException) -> Record:
     """The record of a cell that could not be run. Addresses of objects are left out: they differ from run to run."""
     text = "".join(traceback.format_exception(error))
-    line = " ".join(str(error).split()) or type(error).__name__
+    plain = isinstance(error, ValueError | OSError | ImportError)
+    line = " ".join(f"{'' if plain else type(error).__name__ + ': '}{error}".split()) or type(error).__name__
     values = {"status": "failed", "error": line[:500], "type": type(error).__name__, "traceback": text}
     values = {name: re.sub(r"0x[0-9a-f]{6,}", "0x...", value) for name, value in values.items()}
     return record_of(cell, cell.stop - cell.start, values, {"finished": _now()}, {})
@@ -94,11 +99,14 @@ def _clean(work: Work, bench: Bench) -> Outcome:
         check_classes(logits, y)
         check_finite(logits)
         found = doubts(logits, lambda n: logits_of(model, x[:n], device, size)[0])
+        zero, looked = zero_gradients(model, x, y, logits, device, size)
     right = logits.argmax(1) == y
     values: dict[str, Any] = {
         "right": int(right.sum()),
         "robust": pack(right.tolist()),
         "doubts": found,
+        "zero_gradients": zero,
+        "gradients_looked_at": looked,
         "classes": logits.shape[1],
     }
     return Outcome(_record(work, values, cost, size, bench, ()), {})

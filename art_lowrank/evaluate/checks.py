@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from art_lowrank.attack.losses import margin
 from art_lowrank.evaluate.batches import Size, batched
 
 LOOK = 64  # images that are asked twice
@@ -58,3 +59,24 @@ def doubts(logits: Tensor, again: Callable[[int], Tensor]) -> list[str]:
     if len(logits) > 1 and bool((logits == logits[:1]).all()):
         found.append("constant")
     return found
+
+
+def zero_gradients(
+    model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, device: torch.device, size: Size
+) -> tuple[int, int]:
+    """Images whose margin has no gradient, of so many that were looked at: there attacks by gradients prove nothing."""
+    rows = (logits.argmax(1) == y).nonzero().flatten()[:LOOK]
+
+    def part(start: int, stop: int) -> Tensor:
+        some = rows[start:stop]
+        with torch.enable_grad():
+            images = x[some].to(device, copy=True).requires_grad_()
+            reached = margin(model(images * 1.0), y[some].to(device))
+            found = torch.autograd.grad(reached.sum(), images, allow_unused=True)[0] if reached.requires_grad else None
+        if found is None:
+            return torch.zeros(len(some))
+        return found.flatten(1).abs().amax(1).nan_to_num(0.0, 0.0).cpu()
+
+    parts, _ = batched(part, len(rows), size)
+    dead = int((torch.cat(parts) == 0).sum()) if parts else 0
+    return dead, len(rows)

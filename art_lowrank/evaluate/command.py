@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from art_lowrank.evaluate.cell import failed
 from art_lowrank.evaluate.plan import plan_of, read_plan
 from art_lowrank.evaluate.published import published
 from art_lowrank.evaluate.run import Evaluation, evaluate
 from art_lowrank.evaluate.store import IMAGES, RECORDS
 from art_lowrank.evaluate.table import lines, rows_of
 
+FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 DONE, CANNOT, FAILED, INTERRUPTED = 0, 1, 3, 130
 
 
@@ -39,13 +42,20 @@ def run_evaluation(
     except KeyboardInterrupt:
         click.echo("interrupted; what is done is kept: run the same command again to go on", err=True)
         return INTERRUPTED
+    except BrokenPipeError:  # nobody reads on
+        return CANNOT
     except OSError as error:
-        raise click.ClickException(
-            f"{error}; what is done is kept: mend that (or give another folder with --out) and run the same again"
-        ) from error
+        raise click.ClickException(said(error, out)) from error
     except (ValueError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     return FAILED if found.failures else DONE
+
+
+def said(error: OSError, out: Path) -> str:
+    """The error, and what it means for the folder where it is the folder's."""
+    about_out = str(error.filename or "").startswith(str(out)) or error.errno in FOLDER_ERRORS
+    more = "; what is done is kept: mend that (or give another folder with --out) and run the same again"
+    return f"{error}{more if about_out else ''}"
 
 
 def show(found: Evaluation, out: Path, say: Callable[[str], Any]) -> None:
@@ -64,10 +74,12 @@ def show(found: Evaluation, out: Path, say: Callable[[str], Any]) -> None:
 
 def beside(found: Evaluation) -> Iterator[str]:
     """What RobustBench has published of these models."""
-    cards = [(name, card) for name in found.bench.models if (card := published(name)) is not None]
+    done = {record.model for record in found.records.values() if not failed(record)}
+    cards = [(name, card) for name in found.bench.models if name in done and (card := published(name)) is not None]
     if cards:
         yield "\nRobustBench's model cards (whole test sets), to compare with:"
     for name, card in cards:
         best = f", best known {card.best_known:.2f} %" if card.best_known is not None else ""
         doubt = ", called unreliable there" if card.unreliable else ""
-        yield f"  {name}: clean {card.clean:.2f} %, AutoAttack {card.autoattack:.2f} % at {card.eps}{best}{doubt}"
+        shown = f"  {name}: clean {card.clean:.2f} %, AutoAttack {card.autoattack:.2f} % "
+        yield f"{shown}at {card.threat} {card.eps}{best}{doubt}"

@@ -12,10 +12,14 @@ import torch
 from torch import nn
 
 from art_lowrank.attack.oracle import evaluating
+from art_lowrank.evaluate.catalog.models import INPUT, model_entry
+from art_lowrank.evaluate.catalog.normalised import Normalised
 from art_lowrank.evaluate.normalisation import input_of
 from art_lowrank.evaluate.plan import plan_of, specs
 from art_lowrank.evaluate.published import published
 from art_lowrank.evaluate.run import bench_of
+from art_lowrank.evaluate.spec import Spec
+from art_lowrank.hosts.autoattack_members import INSTALL
 from art_lowrank.record import versions
 from art_lowrank.training.checkpoint import reason
 
@@ -73,22 +77,25 @@ def finding(check: Check) -> Finding:
 
 def model_finding(model: str, data: str, images: int, expected: float | None, given: dict[str, Any]) -> list[Finding]:
     """Whether one model is fed what it was trained on."""
-    bench = bench_of(plan_of({"models": [model], "data": [data], "attacks": ["lowrank-pgd"], **given}, "the flags"))
-    name, entry = next(iter(bench.models)), next(iter(bench.data.values()))
-    subject = bench.subject(name)
+    (spec,) = specs([model], "model")
+    own: dict[str, Any] = {key: value for key, value in spec.options.items() if key in INPUT}
+    parts = tuple(part for part in spec.parts if part.partition("=")[0] not in INPUT)
+    base = Spec(spec.name, spec.words, {k: v for k, v in spec.options.items() if k not in INPUT}, parts)
+    plan = plan_of({"models": [base.text], "data": [data], "attacks": ["lowrank-pgd"], **given}, "the flags")
+    model_entry(spec, plan.model_dir)  # its own options are checked too
+    bench = bench_of(plan)
+    entry, subject = next(iter(bench.data.values())), bench.subject(base.text)
     x, y = entry.rows(0, min(images, entry.n), subject)
-    card = published(name)
+    card = published(base.text)
     expected = expected if expected is not None or card is None else card.clean / 100
-    with evaluating(subject.model):
-        found = input_of(subject.model, x, y, bench.device, expected)
-    complaints = list(found.complaints())
-    if not complaints:
-        beside = "" if expected is None else f" (it should have {100 * expected:.2f} %)"
-        words = (
-            f"clean accuracy {found.clean.percent()} on {len(x)} images{beside}, logits react by {found.reaction:.0%}"
-        )
-        return [Finding(name, OK, words)]
-    return [Finding(name, BROKEN, complaint) for complaint in complaints]
+    asked = Normalised(subject.model, **own).to(bench.device) if own else subject.model
+    with evaluating(asked):
+        found = input_of(asked, subject.model, x, y, bench.device, expected)
+    if complaints := list(found.complaints(base)):
+        return [Finding(spec.text, BROKEN, complaint) for complaint in complaints]
+    beside = "" if expected is None else f" (it should have {100 * expected:.2f} %)"
+    words = f"clean accuracy {found.clean.percent()} on {len(x)} images{beside}, logits react by {found.reaction:.0%}"
+    return [Finding(spec.text, OK, words)]
 
 
 def _there(module: str) -> bool:
@@ -190,13 +197,13 @@ CHECKS = (
     ),
     Check(
         "torchattacks", "torchattacks", "torchattacks", _attack("torchattacks:PGDL2[steps=2]"),
-        "pip install 'art-lowrank[torchattacks]'",
+        "pip install torchattacks",
     ),
     Check(
         "AutoAttack", "pyautoattack|autoattack", "pyautoattack", _attack("apgd-ce"),
-        "pip install 'art-lowrank[robustbench]'",
+        "pip install pyautoattack",
     ),
-    Check("RobustBench", "robustbench", "robustbench", _robustbench, "pip install 'art-lowrank[robustbench]'"),
-    Check("pictures", "matplotlib", "matplotlib", _imported("matplotlib"), "pip install 'art-lowrank[report]'"),
-    Check("accelerate", "accelerate", "accelerate", _imported("accelerate"), "pip install 'art-lowrank[distributed]'"),
+    Check("RobustBench", "robustbench", "robustbench", _robustbench, INSTALL),
+    Check("pictures", "matplotlib", "matplotlib", _imported("matplotlib"), "pip install matplotlib"),
+    Check("accelerate", "accelerate", "accelerate", _imported("accelerate"), "pip install accelerate"),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +17,10 @@ from torch import Tensor
 from art_lowrank.evaluate.cell import failed
 from art_lowrank.evaluate.plan import CLEAN, Cell
 from art_lowrank.evaluate.published import Card, published
+from art_lowrank.evaluate.rows import Row, rows_of, worst
 from art_lowrank.evaluate.run import Evaluation
 from art_lowrank.evaluate.spec import parse
 from art_lowrank.evaluate.store import IMAGES
-from art_lowrank.evaluate.table import Row, rows_of, worst
 from art_lowrank.files import write_whole, writing
 from art_lowrank.record import unpack
 from art_lowrank.statistics import wilson
@@ -41,6 +42,7 @@ class Entry(NamedTuple):
     threat: str
     clean: Row
     attacks: Sequence[Row]
+    alone: bool  # no other radius of this norm
 
     @property
     def path(self) -> Path:
@@ -49,7 +51,8 @@ class Entry(NamedTuple):
             dataset, _, name = self.model.removeprefix("robustbench:").split("/")
         else:
             dataset, name = self.data.removeprefix("robustbench:"), self.model
-        return Path(_plain(dataset)) / self.threat.split()[0] / _plain(name)
+        norm, radius = self.threat.split()[:2]
+        return Path(_plain(dataset)) / norm / (_plain(name) + ("" if self.alone else f"_eps-{_plain(radius)}"))
 
 
 def write_leaderboard(found: Evaluation, out: str | Path) -> Iterator[Path]:
@@ -71,12 +74,14 @@ def entries(found: Evaluation) -> Iterator[Entry]:
     rows = rows_of(found.cells, found.records)
     for model, data in dict.fromkeys((row.model, row.data) for row in rows):
         some = [row for row in rows if (row.model, row.data) == (model, data) and not row.error]
-        clean = next((row for row in some if row.attack == CLEAN), None)
-        for threat in dict.fromkeys(row.threat for row in some if row.threat):
-            attacks = [row for row in some if row.threat == threat and clean is not None]
-            complete = [row for row in attacks if clean is not None and len(row.robust) == len(clean.robust)]
-            if clean is not None and complete:
-                yield Entry(model, data, threat, clean, complete)
+        if not some or some[0].attack != CLEAN:
+            continue
+        clean, threats = some[0], list(dict.fromkeys(row.threat for row in some if row.threat))
+        norms = Counter(threat.split()[0] for threat in threats)
+        for threat in threats:
+            attacks = [row for row in some if row.threat == threat and len(row.robust) == len(clean.robust)]
+            if attacks:
+                yield Entry(model, data, threat, clean, attacks, norms[threat.split()[0]] == 1)
 
 
 def info_of(found: Evaluation, entry: Entry, images: str) -> dict[str, Any]:
@@ -89,7 +94,7 @@ def info_of(found: Evaluation, entry: Entry, images: str) -> dict[str, Any]:
         "eps": entry.threat.split()[1],
         "clean_acc": _percent(entry.clean),
         "autoattack_acc": _percent(worst(of_autoattack)) if of_autoattack else None,
-        "footnote": f"{len(robust)} images; external is the worst case over {len(entry.attacks)} runs of attacks.",
+        "footnote": footnote(entry),
     }
     info = {key: known.get(key) for key in KEYS}
     card = published(entry.model)
@@ -108,6 +113,13 @@ def info_of(found: Evaluation, entry: Entry, images: str) -> dict[str, Any]:
         "versions": _versions(found, entry),
     }
     return {**info, "external": _percent(worst(entry.attacks)), "art_lowrank": own}
+
+
+def footnote(entry: Entry) -> str:
+    """What a reader of the two numbers must know."""
+    runs = len(entry.attacks)
+    remarks = [f"{len(entry.clean.robust)} images", f"external is the worst case over {runs} attack{'s' * (runs > 1)}"]
+    return "; ".join([*remarks, *(f"doubtful: {doubt}" for doubt in entry.clean.doubts)]) + "."
 
 
 def comparison(entry: Entry, card: Card | None) -> str | None:

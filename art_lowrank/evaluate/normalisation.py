@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from art_lowrank.evaluate.batches import Size
 from art_lowrank.evaluate.catalog.normalised import Normalised
 from art_lowrank.evaluate.checks import check_classes, check_finite, logits_of
+from art_lowrank.evaluate.spec import Spec
 from art_lowrank.statistics import Interval, wilson
 
 FAR = 0.05  # below the card by more than this, interval included, is not chance
@@ -23,7 +24,7 @@ CONSTANTS: dict[str, tuple[list[float], list[float]]] = {
 
 
 class Change(NamedTuple):
-    """Another input, as options of a model's name."""
+    """Another input, as options of a model's name in the place of those it may have."""
 
     words: str
     options: str
@@ -38,8 +39,8 @@ class Input(NamedTuple):
     reaction: float  # how far halving the brightness moves the logits, in units of their spread over classes
     better: tuple[Change, Interval] | None  # a change with which accuracy is clearly higher
 
-    def complaints(self) -> Iterator[str]:
-        """What is wrong, a line each; none if nothing is."""
+    def complaints(self, base: Spec) -> Iterator[str]:
+        """What is wrong, a line each; none if nothing is. `base` is the model without any options of its input."""
         if self.expected is not None and self.clean.high < self.expected - FAR:
             yield f"clean accuracy {self.clean.percent()} is far below the {100 * self.expected:.2f} % it should have"
         if self.reaction < HARDLY:
@@ -49,11 +50,14 @@ class Input(NamedTuple):
             )
         if self.better is not None:
             change, accuracy = self.better
-            yield f"with {change.words} clean accuracy is {accuracy.percent()}: give the model [{change.options}]"
+            parts = (*base.parts, *([change.options] if change.options else []))
+            yield f"with {change.words} clean accuracy is {accuracy.percent()}: write {Spec(base.name, parts=parts)}"
 
 
-def input_of(model: nn.Module, x: Tensor, y: Tensor, device: torch.device, expected: float | None = None) -> Input:
-    """Ask the model, in evaluation mode, as it is and with every usual change of its input."""
+def input_of(
+    model: nn.Module, bare: nn.Module, x: Tensor, y: Tensor, device: torch.device, expected: float | None = None
+) -> Input:
+    """Ask the model, in evaluation mode, as it is, and the bare one with every usual change of its input."""
     size = Size(64)
     logits, _ = logits_of(model, x, device, size)
     check_classes(logits, y)
@@ -63,14 +67,16 @@ def input_of(model: nn.Module, x: Tensor, y: Tensor, device: torch.device, expec
     reaction = float((logits - darker).norm(dim=1).mean() / spread)
     clean = _accuracy(logits, y)
     tried = [
-        (change, _accuracy(logits_of(change.model, x, device, size)[0], y)) for change in changes(model, x, device)
+        (change, _accuracy(logits_of(change.model, x, device, size)[0], y)) for change in changes(bare, x, device)
     ]
-    best = max(tried, key=lambda pair: pair[1].value)
+    top = max(accuracy.low for _, accuracy in tried)
+    best = next(pair for pair in tried if pair[1].value >= top)  # the simplest of those that are as good
     return Input(clean, expected, reaction, best if best[1].low > clean.high else None)
 
 
 def changes(model: nn.Module, x: Tensor, device: torch.device) -> Iterator[Change]:
-    """Pixels up to 255, normalisation that is missing, normalisation that is done twice."""
+    """Nothing at all, pixels up to 255, normalisation that is missing, normalisation that the model does twice."""
+    yield Change("its input left as it is", "", model)
     yield Change("pixels up to 255", "scale=255", Normalised(model, scale=255).to(device))
     for name, (mean, std) in CONSTANTS.items():
         if len(mean) not in (1, x.shape[1]):

@@ -16,6 +16,7 @@ from art_lowrank.record import JSON
 
 FORMAT = 1  # of a cell's identity; another one makes other ids, so that old cells are not taken for done
 CLEAN = "clean"  # the attack that does nothing; every other one waits for it
+ONE = {"model": "models", "attack": "attacks", "seed": "seeds"}  # as the flags are called
 DIGITS = ("digits:standard", "digits:adversarial", "digits:low-rank")
 
 
@@ -110,14 +111,18 @@ def read_plan(path: str | Path, given: Mapping[str, Any]) -> Plan:
     """A TOML file's plan; what is `given` beside it overrules it."""
     try:
         found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as TOML: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        hint = ' (fractions are texts: eps = "8/255")' if "newline" in str(error) else ""
+        raise ValueError(f"{path} cannot be read as TOML: {error}{hint}") from error
     return plan_of({**found, **given}, path)
 
 
 def plan_of(found: Mapping[str, Any], source: object = "the plan") -> Plan:
     """A plan from names and values."""
     known = [field.name for field in fields(Plan)]
+    found = {ONE.get(key, key): value for key, value in found.items()}
     for key in found:
         if key not in known:
             raise ValueError(f"{source}: {nearest(key, known, 'key')}")

@@ -13,6 +13,7 @@ FILE = Path(__file__).with_name("published.csv")
 class Card(NamedTuple):
     """Accuracies in percent on the whole test set, as published."""
 
+    threat: str  # "L2" or "Linf"
     eps: str
     clean: float
     autoattack: float
@@ -33,4 +34,6 @@ def _cards() -> dict[str, Card]:
 
 def _card(row: dict[str, str]) -> Card:
     best = float(row["best_known"]) if row["best_known"] else None
-    return Card(row["eps"], float(row["clean"]), float(row["autoattack"]), best, row["unreliable"] == "yes")
+    return Card(
+        row["threat"], row["eps"], float(row["clean"]), float(row["autoattack"]), best, row["unreliable"] == "yes"
+    )

@@ -63,7 +63,7 @@ class Whole(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x)
+        logits: Tensor = self.model(x.float())  # HopSkipJump makes doubles of images
         return logits
 
 

@@ -23,7 +23,7 @@ VERSIONS = {
 }
 NORMS = ("Linf", "L2", "L1")
 CLASSES = {"apgd-t": 4, "apgd-dlr": 3}  # the DLR losses divide by the distance to the third or fourth logit
-INSTALL = "pip install 'art-lowrank[robustbench]'"
+INSTALL = "pip install robustbench pyautoattack 'setuptools<82'"
 
 
 def backend() -> ModuleType:

@@ -44,7 +44,7 @@ def enable() -> None:
     with _LOCK:
         if hasattr(sys.modules.get("robustbench"), "benchmark"):
             return
-        if not _installed("robustbench"):
+        if not _installed("robustbench") or _is_stray():
             raise ImportError(f"robustbench is not installed; install it with: {INSTALL}")
         try:
             with warnings.catch_warnings():
@@ -103,6 +103,15 @@ def _installed(name: str) -> bool:
         return find_spec(name) is not None
     except ValueError:  # None in sys.modules forbids the import
         return False
+
+
+def _is_stray() -> bool:
+    """The wheel of torchattacks 3.5.1 holds an old robustbench without what that needs."""
+    try:
+        metadata.version("robustbench")
+    except metadata.PackageNotFoundError:
+        return metadata.packages_distributions().get("robustbench") == ["torchattacks"]
+    return False
 
 
 def _resource_filename(module: str, resource: str) -> str:

@@ -100,8 +100,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def reason(error: BaseException) -> str:
-    """An exception in a few words."""
-    words = " ".join(str(error).split()) or type(error).__name__
+    """An exception in a few words; its kind too, where the words alone say little."""
+    words = " ".join(str(error).split())
+    if not words or isinstance(error, LookupError | AssertionError | ArithmeticError | SystemExit):
+        words = f"{type(error).__name__}: {words}".rstrip(": ")
     return words if len(words) <= 120 else f"{words[:120]}..."
 
 

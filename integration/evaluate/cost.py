@@ -26,7 +26,7 @@ from art_lowrank.statistics import median_ratio
 ASSETS = Path(os.environ.get("ART_LOWRANK_ASSETS", Path(__file__).resolve().parents[3] / "shared" / "assets"))
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "evaluate.jsonl"
 NETS = (("cifar10_resnet20_standard", 100), ("cifar10_resnet4b_linf_adv", 500))
-RANK, STEPS, SCANNED = 3, 20, 100_000
+RANK, STEPS, SCANNED, LIMIT = 3, 20, 100_000, 1.10
 
 
 def main() -> None:

@@ -57,7 +57,8 @@ def test_ours_does_what_it_does_when_called_by_hand(run, attack, options):
 def test_costs_of_art_are_its_steps(run):
     clean, attacked = run(images=20, attacks=[ART])
     assert attacked.values["gradients"] == 4 * clean.values["right"]
-    assert clean.values["gradients"] == 0
+    assert clean.values["gradients"] == clean.values["gradients_looked_at"] == clean.values["right"]
+    assert clean.values["zero_gradients"] == 0
 
 
 @pytest.mark.parametrize("attack", [ART, *("lowrank-pgd[rank=2,steps=4]", "lowrank-pgd[norm=inf,eps=0.1,steps=3]")])

@@ -13,6 +13,7 @@ from art_lowrank.demo.nets import built_in
 from art_lowrank.evaluate.catalog.normalised import Normalised
 from art_lowrank.evaluate.doctor import BROKEN, MISSING, OK, Check, examine, finding
 from art_lowrank.evaluate.normalisation import input_of
+from art_lowrank.evaluate.spec import Spec
 
 CPU = torch.device("cpu")
 
@@ -39,9 +40,12 @@ def test_missing_and_broken_are_told_apart():
     assert "mend it: pip install -U torchvision" in str(found)
 
 
+NET = Spec("nets:standard")
+
+
 def fed(change, expected=0.92):
-    test = digits()[1]
-    return input_of(change(built_in("standard")), test.x[:200], test.y[:200], CPU, expected)
+    test, net = digits()[1], change(built_in("standard"))
+    return input_of(net, net, test.x[:200], test.y[:200], CPU, expected)
 
 
 class Strict(nn.Module):
@@ -66,18 +70,18 @@ class Strict(nn.Module):
     ],
 )
 def test_the_input_that_would_be_right_is_named(change, words):
-    complaints = list(fed(change, None).complaints())
-    assert any(words in complaint and "give the model [" in complaint for complaint in complaints), complaints
+    complaints = list(fed(change, None).complaints(NET))
+    assert any(words in complaint and "write nets:standard[" in complaint for complaint in complaints), complaints
 
 
 def test_a_sound_net_gets_no_complaint():
-    assert not list(fed(lambda net: net).complaints())
+    assert not list(fed(lambda net: net).complaints(NET))
     assert 0.2 < fed(lambda net: net).reaction < 2
 
 
 def test_low_accuracy_and_dead_logits_are_said():
     dark = fed(lambda net: Normalised(net, scale=1 / 255))
-    text = "\n".join(dark.complaints())
+    text = "\n".join(dark.complaints(NET))
     assert "far below the 92.00 %" in text
     assert "hardly react" in text
 
@@ -90,7 +94,8 @@ def test_from_the_command_line():
     assert run("--model", "digits:standard", "--expect", "92")[0] == 0
     code, shown = run("--model", "digits:standard[scale=0.004]", "--expect", "92")
     assert code == 1
-    assert "BROKEN" in shown
+    assert "with its input left as it is clean accuracy is 95.5 %" in shown
+    assert shown.rstrip().endswith("write digits:standard")
     code, shown = run("--model", "digits:standart")
     assert code == 1
     assert "did you mean standard" in shown

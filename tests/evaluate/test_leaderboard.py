@@ -39,6 +39,15 @@ def test_accuracy_can_be_recomputed_from_the_tensor(tmp_path, survivors):
         assert info["art_lowrank"]["worst_case"][0] == pytest.approx(share)
 
 
+def test_two_radii_of_a_norm_are_two_files(tmp_path):
+    plan = Plan(models=["digits:standard"], attacks=[*ATTACKS, "lowrank-pgd[eps=8/255,steps=2]"], images=20)
+    paths = list(write_leaderboard(evaluate(plan, tmp_path, verbose=False), tmp_path))
+    names = [path.name for path in paths]
+    assert names == ["digits_standard_eps-0.5.json", "digits_standard.json", "digits_standard_eps-8_255.json"]
+    assert [json.loads(path.read_text())["eps"] for path in paths] == ["0.5", "0.1", "8/255"]
+    assert len(list(tmp_path.rglob("*.pt"))) == 3
+
+
 def test_survivors_are_of_one_ball_whoever_attacks(tmp_path):
     attacks = ["lowrank-pgd[rank=1,steps=2]", "art:ProjectedGradientDescent[max_iter=2]", "rank-curve[steps=2]"]
     plan = Plan(models=["digits:standard"], attacks=[*attacks, ATTACKS[2]], images=30, survivors=True)

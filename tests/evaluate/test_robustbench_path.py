@@ -80,7 +80,7 @@ def run(*arguments):
 
 def test_from_zoo_entry_to_leaderboard(folder, monkeypatch):
     monkeypatch.setattr(
-        published, "_cards", lambda: {"cifar10/L2/Tiny2026": published.Card("0.3", 99.0, 20.0, None, False)}
+        published, "_cards", lambda: {"cifar10/L2/Tiny2026": published.Card("L2", "0.3", 99.0, 20.0, None, False)}
     )
     code, shown = run(
         *("--out", "out", "--model", "robustbench:cifar10/L2/Tiny2026", "--data", "robustbench:cifar10"),
@@ -100,7 +100,7 @@ def test_from_zoo_entry_to_leaderboard(folder, monkeypatch):
     adversarial = torch.load(folder / "out/leaderboard/cifar10/L2/Tiny2026.pt", weights_only=True)
     assert adversarial.shape == (N, 3, 32, 32)
     assert f"{float(info['external']):.1f} % [" in shown
-    assert "AutoAttack 20.00 % at 0.3" in shown
+    assert "AutoAttack 20.00 % at L2 0.3" in shown
     assert info["art_lowrank"]["comparison"].startswith("published AutoAttack 20.0 %, here")
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from art_lowrank.evaluate.bench import ModelEntry, Subject, file_hash, weights_hash
-from art_lowrank.evaluate.catalog.normalised import Normalised, check_numbers
-from art_lowrank.evaluate.catalog.pretrained import of_timm, of_torchvision
+from art_lowrank.evaluate.catalog.normalised import Normalised, check_numbers, typed
+from art_lowrank.evaluate.catalog.pretrained import is_file, of_timm, of_torchvision
 from art_lowrank.evaluate.catalog.weights import read_state, with_state
 from art_lowrank.evaluate.reproducible import reproducible
 from art_lowrank.evaluate.spec import Spec, check_known, existing, nearest
@@ -56,12 +56,13 @@ def model_entry(spec: Spec, model_dir: str) -> ModelEntry:
     weights = spec.options.get("weights")
     own = {key: value for key, value in spec.options.items() if key not in INPUT}
     make, files = MAKERS.get(kind, _callable)(spec, name, own, model_dir)
-    if kind != "torchvision" and weights is not None:
+    if weights is not None and (kind != "torchvision" or is_file(str(weights))):
         files[str(weights)] = file_hash(existing(str(weights), spec))
 
     def load(device: torch.device) -> Subject:
         with reproducible(0):  # a net without weights is the same one every time
             model, preprocessing, packages = make()
+        model = typed(model)
         if any(key in spec.options for key in INPUT):
             given: dict[str, Any] = {key: spec.options[key] for key in INPUT if key in spec.options}
             model = Normalised(model, **given)
@@ -90,6 +91,7 @@ def _robustbench(spec: Spec, name: str, own: Mapping[str, Any], model_dir: str) 
     if len(parts) != 3:
         raise ValueError(f"{spec}: write robustbench:DATASET/THREAT/NAME, such as {KINDS[1]}")
     dataset, threat, model = parts
+    threat = {"l2": "L2", "linf": "Linf"}.get(threat.lower(), threat)
     known = robustbench.available(dataset, threat)
     if model not in known:
         raise ValueError(f"{spec}: {nearest(model, known, f'model of RobustBench ({dataset}, {threat})')}")
@@ -102,14 +104,12 @@ def _robustbench(spec: Spec, name: str, own: Mapping[str, Any], model_dir: str) 
 
 
 def _torchvision(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> Maker:
-    check_known(own, ("weights",), spec)
-    make = of_torchvision(spec, name, str(own.get("weights", "DEFAULT")))
+    make = of_torchvision(spec, name, own)
     return lambda: Loaded(*make(), ("torchvision",)), {}
 
 
 def _timm(spec: Spec, name: str, own: Mapping[str, Any], _: str) -> Maker:
-    check_known(own, ("weights",), spec)
-    make = of_timm(spec, name, own.get("weights"))
+    make = of_timm(spec, name, own)
     return lambda: Loaded(*make(), ("timm",)), {}
 
 

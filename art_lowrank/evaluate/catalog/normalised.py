@@ -30,8 +30,29 @@ class Normalised(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in (1, x.shape[1]):
+                raise ValueError(f"{name} has {len(numbers)} numbers for images of {x.shape[1]} channels")
         logits: Tensor = self.model((x * self.scale - self.mean) / self.std)
         return logits
+
+
+class Typed(nn.Module):
+    """A model in another precision, given its own kind of numbers; gradients come back in the images' kind."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x.to(self.dtype))
+        return logits.float()
+
+
+def typed(model: nn.Module) -> nn.Module:
+    """The model, behind a conversion where its weights are not float32."""
+    kinds = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return Typed(model, *kinds) if len(kinds) == 1 and kinds != {torch.float32} else model
 
 
 def check_numbers(name: str, value: Any, whole: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,19 +19,22 @@ from art_lowrank.training.checkpoint import reason
 Made = Callable[[], tuple[nn.Module, Any]]
 
 
-def of_torchvision(spec: Spec, name: str, weights: str) -> Made:
-    """A classifier of torchvision with one of its sets of weights."""
+def of_torchvision(spec: Spec, name: str, own: Mapping[str, Any]) -> Made:
+    """A classifier of torchvision, with one of its sets of weights or with a file of one's own."""
     models, transforms = _torchvision(spec)
     if name not in models.list_models(module=models):
         raise ValueError(f"{spec}: {nearest(name, models.list_models(module=models), 'model of torchvision')}")
-    known = models.get_model_weights(name)
+    known, weights = models.get_model_weights(name), str(own.get("weights", "DEFAULT"))
+    arguments = {key: value for key, value in own.items() if key != "weights"}
+    if is_file(weights):
+        return lambda: (with_state(models.get_model(name, **arguments), read_state(weights), weights), None)
     if weights != "DEFAULT" and weights not in known.__members__:
         raise ValueError(f"{spec}: {nearest(weights, known.__members__, f'weights of {name}')}")
     chosen = known[weights] if weights != "DEFAULT" else known.DEFAULT
 
     def make() -> tuple[nn.Module, Any]:
         try:
-            model = models.get_model(name, weights=chosen)
+            model = models.get_model(name, weights=chosen, **arguments)
         except (URLError, OSError) as error:
             place = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rsplit("/", 1)[-1]
             raise OSError(f"{spec} cannot be downloaded ({reason(error)}); put {chosen.url} to {place}") from error
@@ -46,8 +49,8 @@ def of_torchvision(spec: Spec, name: str, weights: str) -> Made:
     return make
 
 
-def of_timm(spec: Spec, name: str, weights: Any) -> Made:
-    """A classifier of timm, pretrained or with weights of one's own."""
+def of_timm(spec: Spec, name: str, own: Mapping[str, Any]) -> Made:
+    """A classifier of timm, pretrained or with weights of one's own; other options are timm's."""
     try:
         import timm
         from timm.data.config import resolve_model_data_config
@@ -56,10 +59,12 @@ def of_timm(spec: Spec, name: str, weights: Any) -> Made:
     if not timm.is_model(name.split(".")[0]):
         raise ValueError(f"{spec}: {nearest(name, timm.list_models(), 'model of timm')}")
     _, transforms = _torchvision(spec)
+    weights = own.get("weights")
+    arguments = {key: value for key, value in own.items() if key != "weights"}
 
     def make() -> tuple[nn.Module, Any]:
         try:
-            model = timm.create_model(name, pretrained=weights is None)
+            model = timm.create_model(name, pretrained=weights is None, **arguments)
         except (OSError, RuntimeError, ValueError) as error:  # its hub client has exceptions of its own, all of these
             raise OSError(
                 f"{spec} cannot be had ({reason(error)}); without network give its file: {spec.name}[weights=FILE]"
@@ -79,6 +84,11 @@ def of_timm(spec: Spec, name: str, weights: Any) -> Made:
         return Normalised(model, known["mean"], known["std"]), transforms.Compose(steps)
 
     return make
+
+
+def is_file(weights: str) -> bool:
+    """A path, and not the name of a set of weights."""
+    return weights.endswith((".safetensors", ".pt", ".pth", ".bin"))
 
 
 def _torchvision(spec: Spec) -> tuple[Any, Any]:
