@@ -19,6 +19,7 @@ from art_lowrank.evaluate.threat import Threat
 from art_lowrank.record import JSON, pack
 from art_lowrank.record import versions as versions_of
 from art_lowrank.training.data import Images
+from art_lowrank.training.measure import fingerprint
 
 ALWAYS = ("art-lowrank", "torch", "numpy")
 
@@ -129,7 +130,7 @@ class Bench:
         self.device, self.batch_size, self.keep_images = device, batch_size, keep_images
         self._subject: tuple[str, Subject] | None = None
         self._failed: dict[str, tuple[BaseException, TracebackType | None]] = {}
-        self._images: tuple[tuple[Any, ...], Images] | None = None
+        self._images: tuple[tuple[Any, ...], tuple[Images, str]] | None = None
 
     def subject(self, name: str) -> Subject:
         """The model; one that failed to load is not loaded a second time."""
@@ -145,11 +146,12 @@ class Bench:
         assert self._subject is not None
         return self._subject[1]
 
-    def images(self, name: str, start: int, stop: int, subject: Subject) -> Images:
-        """A slice of the images, prepared for this model."""
+    def images(self, name: str, start: int, stop: int, subject: Subject) -> tuple[Images, str]:
+        """A slice of the images, prepared for this model, and their hash."""
         asked = (name, start, stop, subject.hash)
         if self._images is None or self._images[0] != asked:
-            self._images = asked, self.data[name].rows(start, stop, subject)
+            images = self.data[name].rows(start, stop, subject)
+            self._images = asked, (images, fingerprint(*images))
         return self._images[1]
 
     @property

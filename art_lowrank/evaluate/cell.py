@@ -46,6 +46,7 @@ class Work:
     cell: Cell
     subject: Subject
     images: Images
+    data_hash: str
     size: Size
 
 
@@ -55,8 +56,8 @@ def run_cell(cell: Cell, bench: Bench, before: Mapping[str, Record]) -> Outcome:
         if cell.needs and failed(clean := before[cell.needs[0]]):
             raise NotRun(f"the model failed on the clean images: {clean.values['error']}")
         subject = bench.subject(cell.model)
-        images = bench.images(cell.data, cell.start, cell.stop, subject)
-        work = Work(cell, subject, images, Size(bench.batch_size))
+        images, data_hash = bench.images(cell.data, cell.start, cell.stop, subject)
+        work = Work(cell, subject, images, data_hash, Size(bench.batch_size))
         check_unchanged(work, before)
         with evaluating(subject.model):
             return _clean(work, bench) if cell.attack == CLEAN else _attacked(work, bench, before)
@@ -67,7 +68,7 @@ def run_cell(cell: Cell, bench: Bench, before: Mapping[str, Record]) -> Outcome:
 def check_unchanged(work: Work, before: Mapping[str, Record]) -> None:
     """All slices are judged on one model, and attacks on the images whose clean accuracy is known."""
     for record in before.values():
-        for name, now in (("model", work.subject.hash), ("data", fingerprint(*work.images))):
+        for name, now in (("model", work.subject.hash), ("data", work.data_hash)):
             then = record.values.get(f"{name}_hash") if name == "model" or record.data == work.cell.images else None
             if then is not None and then != now:
                 raise ValueError(
@@ -165,8 +166,9 @@ def judge(
         raise ValueError(f"the attack returned images of shape {tuple(moved.shape)} for {tuple(x.shape)}")
     logits, size = logits_of(work.subject.model, moved, device, size)
     unreadable = ~torch.isfinite(logits).all(1)
-    wrong, allowed = (logits.argmax(1) != y) | unreadable, threat.allows(x, moved)
-    return Judged(wrong & allowed, wrong & ~allowed, unreadable, threat.distances(x, moved)), size
+    distances = threat.distances(x, moved)
+    wrong, allowed = (logits.argmax(1) != y) | unreadable, threat.allows(x, moved, distances)
+    return Judged(wrong & allowed, wrong & ~allowed, unreadable, distances), size
 
 
 def standing(cell: Cell, before: Mapping[str, Record], n: int) -> Tensor:
@@ -192,7 +194,7 @@ def _record(
         "forwards": cost.forwards,
         "gradients": cost.gradients,
         "model_hash": work.subject.hash,
-        "data_hash": fingerprint(*work.images),
+        "data_hash": work.data_hash,
     }
     volatile = {
         "seconds": cost.seconds,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from art_lowrank.attack.losses import margin
 from art_lowrank.evaluate.batches import Size, batched
 
-LOOK = 64  # images that are asked twice
+LOOK = 16  # images that are asked twice, and for a gradient
 
 
 def logits_of(model: nn.Module, x: Tensor, device: torch.device, size: Size) -> tuple[Tensor, Size]:

@@ -145,7 +145,7 @@ def adversarial(found: Evaluation, entry: Entry, out: Path) -> Tensor:
 
 def _slice(found: Evaluation, entry: Entry, cells: Sequence[Cell], out: Path) -> Tensor:
     cell = cells[0]
-    x, _ = found.bench.images(entry.data, cell.start, cell.stop, found.bench.subject(entry.model))
+    (x, _), _ = found.bench.images(entry.data, cell.start, cell.stop, found.bench.subject(entry.model))
     x, holding = x.clone(), torch.ones(len(x), dtype=torch.bool)
     for cell in cells:
         record = found.records[cell.id]

@@ -66,9 +66,7 @@ def input_of(
     spread = (logits - logits.mean(1, keepdim=True)).norm(dim=1).mean().clamp_min(1e-30)
     reaction = float((logits - darker).norm(dim=1).mean() / spread)
     clean = _accuracy(logits, y)
-    tried = [
-        (change, _accuracy(logits_of(change.model, x, device, size)[0], y)) for change in changes(bare, x, device)
-    ]
+    tried = [(change, _accuracy(logits_of(change.model, x, device, size)[0], y)) for change in changes(bare, x, device)]
     top = max(accuracy.low for _, accuracy in tried)
     best = next(pair for pair in tried if pair[1].value >= top)  # the simplest of those that are as good
     return Input(clean, expected, reaction, best if best[1].low > clean.high else None)

@@ -43,11 +43,13 @@ class Threat:
         ball = Nuclear() if self.norm == "nuc" else GroupNuclear(tile)
         return ball.excess(delta, torch.ones(len(delta), device=delta.device))
 
-    def allows(self, x: Tensor, moved: Tensor) -> Tensor:
+    def allows(self, x: Tensor, moved: Tensor, distances: Tensor | None = None) -> Tensor:
         """Which images are finite, inside [0, 1] and inside the ball, up to rounding."""
-        flat = moved.flatten(1).double()
-        inside = ((flat >= -ROUNDING) & (flat <= 1 + ROUNDING)).all(1)  # False for NaN
-        return inside & (self.distances(x, moved) <= self.eps * (1 + SLACK) + ROUNDING)
+        distances = self.distances(x, moved) if distances is None else distances
+        flat = moved.flatten(1)
+        low, high = flat.amin(1), flat.amax(1)  # NaN where there is one
+        inside = (low >= -ROUNDING) & (high <= 1 + ROUNDING)
+        return inside & (distances <= self.eps * (1 + SLACK) + ROUNDING)
 
 
 def threat_of(norm: Any, eps: Any, whole: object) -> Threat:

@@ -25,14 +25,14 @@ from art_lowrank.statistics import median_ratio
 
 ASSETS = Path(os.environ.get("ART_LOWRANK_ASSETS", Path(__file__).resolve().parents[3] / "shared" / "assets"))
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "evaluate.jsonl"
-NETS = (("cifar10_resnet20_standard", 100), ("cifar10_resnet4b_linf_adv", 500))
+NETS = (("cifar10_resnet20_standard", 200), ("cifar10_resnet4b_linf_adv", 2000))
 RANK, STEPS, SCANNED, LIMIT = 3, 20, 100_000, 1.10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSONL file the records are appended to")
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=12)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not (ASSETS / "zoo.py").is_file():
