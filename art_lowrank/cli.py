@@ -111,7 +111,7 @@ def train(out: Path, resume: bool, quiet: bool, **settings: Any) -> None:
 @click.option("--norm", default=None, help="Of attacks that do not say: 2, inf, 1 or nuc.  [default: 2]")
 @click.option("--eps", default=None, help="Radius of attacks that do not say, 0.5 or 8/255.  [default: 0.5]")
 @click.option("--images", type=int, default=None, help="The first so many.  [default: all]")
-@click.option("--slice", type=int, default=None, help="Images a cell: what a kill can cost.  [default: 500]")
+@click.option("--slice", type=int, default=None, help="Images a cell: what a kill can cost.  [default: 1000]")
 @click.option("--seed", "seeds", type=int, multiple=True, help="One seed; give it again for more.  [default: 0]")
 @click.option(
     "--survivors",

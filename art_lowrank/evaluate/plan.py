@@ -43,7 +43,7 @@ class Plan:
     norm: str = "2"
     eps: float = 0.5
     images: int | None = None
-    slice: int = 500
+    slice: int = 1000
     seeds: Sequence[int] = (0,)
     survivors: bool = False
     keep_images: bool = True
