@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 Part = TypeVar("Part")
+FEW = 1.125  # a batch may be so much larger to be the last
 
 
 class Size(NamedTuple):
@@ -19,11 +20,14 @@ class Size(NamedTuple):
 
 
 def batched(work: Callable[[int, int], Part], n: int, size: Size) -> tuple[list[Part], Size]:
-    """`work(start, stop)` over n images; out of memory halves the batch and goes on where it was."""
+    """`work(start, stop)` over n images; out of memory halves the batch and goes on where it was.
+
+    A last few join the batch before: alone they would cost almost as much as many.
+    """
     parts: list[Part] = []
     start = 0
     while start < n:
-        stop = min(start + size.images, n)
+        stop = n if n - start <= size.images * FEW else start + size.images
         part = _attempt(work, start, stop)
         if part is None:
             size = Size(max(1, (stop - start) // 2), size.halved + 1)

@@ -214,15 +214,9 @@ def record_of(
     cell: Cell, n: int, values: Mapping[str, Any], volatile: Mapping[str, Any], versions: Mapping[str, str]
 ) -> Record:
     """A record of the cell; `settings` say what was asked and name the cell."""
-    settings: dict[str, JSON] = {"cell": cell.id, "start": cell.start, "stop": cell.stop, **cell.identity}
-    settings = {name: value for name, value in settings.items() if name not in ("model", "data")} | {
-        "meant": {"model": cell.identity.get("model"), "data": cell.identity.get("data")}
-    }
+    settings: dict[str, JSON] = {"cell": cell.id, "start": cell.start, "stop": cell.stop, "meant": cell.identity}
     return Record(KIND, cell.model, cell.images, cell.attack, cell.seed, n, settings, values, volatile, versions)
 
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-__all__ = ["KIND", "Outcome", "failed", "run_cell", "standing"]

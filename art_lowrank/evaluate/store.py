@@ -206,6 +206,3 @@ def _left_behind(path: Path) -> dict[str, list[Path]]:
         if item.name.endswith(".tmp"):
             found.setdefault(item.name.split(".")[0], []).append(Path(item.path))
     return found
-
-
-__all__ = ["VOLATILE", "Store"]

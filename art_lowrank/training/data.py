@@ -88,7 +88,7 @@ def images_of(array: Array, name: str) -> Tensor:
     x = x.unsqueeze(1) if x.ndim == 3 else x
     if x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
         x = x.movedim(-1, 1)
-    if x.numel() and not (bool(torch.isfinite(x).all()) and float(x.min()) >= 0 and float(x.max()) <= 1):
+    if scale == 1 and x.numel() and not (bool(torch.isfinite(x).all()) and float(x.min()) >= 0 and float(x.max()) <= 1):
         raise ValueError(f"{name} holds pixels from {x.min():g} to {x.max():g}; give uint8, or numbers in [0, 1]")
     return x.contiguous()
 
