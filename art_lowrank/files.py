@@ -10,8 +10,8 @@ from pathlib import Path
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """Put the bytes at `path`; if anything fails (a full disk, a kill), the file that was there is still there."""
-    with writing(path) as aside:
-        aside.write_bytes(data)
+    with writing(path) as aside, aside.open("wb") as file:
+        file.write(data)
 
 
 @contextmanager
@@ -21,8 +21,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield aside
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(os.open(aside, os.O_RDWR))
         aside.replace(path)
         sync_folder(path.parent)
     finally:
@@ -35,6 +34,10 @@ def sync_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return
+    _sync(descriptor)
+
+
+def _sync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     finally:

@@ -138,8 +138,14 @@ LIMIT = "torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 Gi
 BACKWARD = f"def full(_):\n    raise {LIMIT}\nif len(x) > 5 and x.requires_grad:\n    x.register_hook(full)\n"
 
 
-@pytest.mark.parametrize("shortage", [f"if len(x) > 5:\n    raise {LIMIT}\n", BACKWARD], ids=["forward", "backward"])
-@pytest.mark.parametrize("attack", ["lora-pgd[rank=1,steps=3]", "art:ProjectedGradientDescent[max_iter=2]"])
+@pytest.mark.parametrize(
+    ("shortage", "attack"),
+    [
+        (f"if len(x) > 5:\n    raise {LIMIT}\n", "lora-pgd[rank=1,steps=3]"),
+        (BACKWARD, "art:ProjectedGradientDescent[max_iter=2]"),
+    ],
+    ids=["forward", "backward"],
+)
 def test_out_of_memory_halves_the_batch_and_changes_nothing_else(run, write_model, shortage, attack):
     model = write_model(f"{shortage}return self.net(x)")
     _, halved = run(models=[model], images=20, attacks=[attack])
