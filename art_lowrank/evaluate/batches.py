@@ -44,8 +44,8 @@ def _attempt(work: Callable[[int, int], Part], start: int, stop: int) -> Part | 
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or stop - start == 1:
             raise
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
     return None
 

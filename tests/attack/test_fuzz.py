@@ -39,7 +39,7 @@ def values_of(s):
     return [s[name] for name in ("eps", "mask", "init", "step_size")]
 
 
-@settings(max_examples=450, **FUZZ)
+@settings(max_examples=300, **FUZZ)
 @given(data=st.data())
 def test_valid_calls_keep_every_promise_and_others_are_refused(fuzz, data):
     net, x, y, s, ball, wrong = call(data, fuzz, fuzz.LOGITS)

@@ -125,7 +125,7 @@ def checked(fuzz, this):
     return found
 
 
-@settings(max_examples=350, **FUZZ)
+@settings(max_examples=240, **FUZZ)
 @given(data=st.data())
 def test_valid_calls_keep_every_promise_and_others_are_refused(fuzz, data):
     this = call(data, fuzz, fuzz.LOGITS)

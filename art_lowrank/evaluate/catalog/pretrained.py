@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -52,8 +53,7 @@ def of_torchvision(spec: Spec, name: str, own: Mapping[str, Any]) -> Made:
 def of_timm(spec: Spec, name: str, own: Mapping[str, Any]) -> Made:
     """A classifier of timm, pretrained or with weights of one's own; other options are timm's."""
     try:
-        import timm
-        from timm.data.config import resolve_model_data_config
+        timm, config = import_module("timm"), import_module("timm.data.config")
     except ImportError as error:
         raise ValueError(f"{spec}: timm is not installed; pip install timm") from error
     if not timm.is_model(name.split(".")[0]):
@@ -71,7 +71,7 @@ def of_timm(spec: Spec, name: str, own: Mapping[str, Any]) -> Made:
             ) from error
         if weights is not None:
             model = with_state(model, read_state(str(weights)), str(weights))
-        known = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+        known = config.resolve_model_data_config(model)
         side = known["input_size"][-1]
         steps = [
             transforms.Resize(
