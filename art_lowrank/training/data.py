@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +56,7 @@ def load(name: str, folder: str | Path = "data") -> Data:
 
 def _npz(path: Path) -> tuple[Images, Images]:
     """Arrays x_train, y_train, x_test, y_test; images (n, h, w), (n, h, w, c) or (n, c, h, w), uint8 or in [0, 1]."""
-    arrays = _arrays(path)
+    arrays = arrays_of(path, NAMES)
     if missing := [name for name in NAMES if name not in arrays]:
         raise ValueError(f"{path} holds no array {missing[0]!r}; it needs {', '.join(NAMES)}")
     x_train, x_test = (images_of(arrays[name], f"{path}: {name}") for name in ("x_train", "x_test"))
@@ -69,10 +70,11 @@ def _npz(path: Path) -> tuple[Images, Images]:
     return Images(x_train, y_train), Images(x_test, y_test)
 
 
-def _arrays(path: Path) -> dict[str, Array]:
+def arrays_of(path: Path, names: Iterable[str]) -> dict[str, Array]:
+    """Those of the named arrays that an .npz file holds."""
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in NAMES if name in file}
+            return {name: file[name] for name in names if name in file}
     except Exception as error:  # zip, npy and pickle readers raise a dozen kinds, all for the same reason
         raise ValueError(f"{path} cannot be read ({reason(error)}); give an .npz file of numpy.savez") from error
 

@@ -162,10 +162,16 @@ def advance(scheduler: Any, epoch: Epoch) -> None:
 
 @contextmanager
 def seeded(seed: int, epoch: int) -> Iterator[None]:
-    """The global random states (torch's, numpy's, Python's) as a function of seed and epoch; then as they were."""
+    """The global random states as a function of seed and epoch; then as they were."""
+    with drawn_from(step_number(seed, epoch, 0)):
+        yield
+
+
+@contextmanager
+def drawn_from(start: int) -> Iterator[None]:
+    """The global random states (torch's, numpy's, Python's) follow from one number; then they are as they were."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
-        start = step_number(seed, epoch, 0)
         torch.manual_seed(start)
         np.random.seed(start % 2**32)
         random.seed(start)

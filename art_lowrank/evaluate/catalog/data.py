@@ -14,9 +14,8 @@ from art_lowrank.demo.digits import digits
 from art_lowrank.evaluate.bench import DataEntry, Subject, file_hash
 from art_lowrank.evaluate.spec import Spec, check_known, existing, nearest
 from art_lowrank.training.checkpoint import reason
-from art_lowrank.training.data import Images, classes_of, images_of
+from art_lowrank.training.data import Array, Images, arrays_of, classes_of, images_of
 
-Array = np.ndarray[Any, np.dtype[Any]]
 PAIRS = (("x", "y"), ("images", "labels"), ("x_test", "y_test"))
 NAMES = ("digits", "robustbench:cifar10", "robustbench:cifar100", "robustbench:imagenet", "file.npz", "folder:PATH")
 
@@ -64,11 +63,7 @@ def _npz(spec: Spec, path: Path) -> DataEntry:
 
 def _arrays(path: Path) -> tuple[str, Array, Tensor]:
     """The name of the images for messages, the images as they are, and their class numbers."""
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for pair in PAIRS for name in pair if name in file}
-    except Exception as error:  # zip, npy and pickle readers raise a dozen kinds, all for the same reason
-        raise ValueError(f"{path} cannot be read ({reason(error)}); give an .npz file of numpy.savez") from error
+    arrays = arrays_of(path, [name for pair in PAIRS for name in pair])
     for image, label in PAIRS:
         if image in arrays and label in arrays:
             x, y = arrays[image], classes_of(arrays[label], f"{path}: {label}")
