@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from art_lowrank.evaluate.bench import Attack, AttackEntry, Found, Subject
 from art_lowrank.evaluate.catalog.curves import curve_entry
@@ -16,7 +17,7 @@ from art_lowrank.evaluate.reproducible import reproducible
 from art_lowrank.evaluate.spec import Spec, check_known, nearest
 from art_lowrank.evaluate.threat import Threat, norm_name, threat_of
 
-Host = Callable[[Tensor, Tensor], Tensor]
+Host = Callable[[Tensor, Tensor, int], Tensor]  # images, labels and a seed, for those that take one
 AUTOATTACK = ("autoattack", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 NAMES = ("lowrank-pgd", "lora-pgd", "rank-curve", "eps-curve", *AUTOATTACK, "robustbench:benchmark")
 UNKNOWN_STEPS = 100  # gradients of an attack that does not say
@@ -59,7 +60,8 @@ def _hosted(spec: Spec, host: str, name: str, norm: str, eps: float) -> AttackEn
         raise ValueError(f"{spec}: {name} needs {missing[0]}=...")
 
     def prepare(subject: Subject) -> Attack:
-        return foreign(named.attack_of(name, options, subject.model))
+        attack = named.attack_of(name, options, subject.model)
+        return foreign(lambda x, y, seed: attack(x, y))
 
     distribution = "adversarial-robustness-toolbox" if host == "art" else "torchattacks"
     return AttackEntry(spec.text, meaning(spec, threat), threat, _steps({**known, **options}), (distribution,), prepare)
@@ -107,17 +109,14 @@ def _autoattack(spec: Spec, norm: str, eps: float) -> AttackEntry:
             raise ValueError(f"{spec}: {nearest(member, autoattack.MEMBERS, 'member')}")
     autoattack.backend()  # a missing package is said now
 
-    def prepare(subject: Subject) -> Attack:
-        def run(x: Tensor, y: Tensor, seed: int, place: int) -> Found:
-            with reproducible(seed, place):
-                return Found(
-                    autoattack.standard(
-                        subject.model, x, y, norm=threat.norm, eps=threat.eps, version=version, members=members,
-                        seed=seed, batch_size=len(x),
-                    )
-                )  # fmt: skip
+    def attacked(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        return autoattack.standard(
+            model, x, y, norm=threat.norm, eps=threat.eps, version=version, members=members,
+            seed=seed, batch_size=len(x),
+        )  # fmt: skip
 
-        return run
+    def prepare(subject: Subject) -> Attack:
+        return foreign(partial(attacked, subject.model))
 
     return AttackEntry(spec.text, meaning(spec, threat), threat, 600 * len(members), (autoattack.package(),), prepare)
 
@@ -133,16 +132,13 @@ def _benchmark(spec: Spec, norm: str, eps: float) -> AttackEntry:
     dataset = str(spec.options.get("dataset", "cifar10"))
     robustbench.enable()
 
-    def prepare(subject: Subject) -> Attack:
-        def run(x: Tensor, y: Tensor, seed: int, place: int) -> Found:
-            with reproducible(seed, place):
-                moved = robustbench.attacked(
-                    subject.model, x, y, dataset=dataset, threat_model=threat.norm, eps=threat.eps,
-                    batch_size=len(x), seed=seed,
-                )  # fmt: skip
-            return Found(moved)
+    def attacked(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        return robustbench.attacked(
+            model, x, y, dataset=dataset, threat_model=threat.norm, eps=threat.eps, batch_size=len(x), seed=seed
+        )
 
-        return run
+    def prepare(subject: Subject) -> Attack:
+        return foreign(partial(attacked, subject.model))
 
     return AttackEntry(spec.text, meaning(spec, threat), threat, 2400, ("robustbench",), prepare)
 
@@ -153,7 +149,7 @@ def foreign(attack: Host) -> Attack:
     def run(x: Tensor, y: Tensor, seed: int, place: int) -> Found:
         with reproducible(seed, place), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is the matter shows in the outcome
-            return Found(attack(x, y))
+            return Found(attack(x, y, seed))
 
     return run
 

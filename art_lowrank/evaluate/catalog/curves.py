@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from art_lowrank.attack import Curve, eps_curve, rank_curve
 from art_lowrank.attack.curve import radii_of
 from art_lowrank.evaluate.bench import Attack, AttackEntry, Found, Subject
-from art_lowrank.evaluate.catalog.ours import NUMBERS, check
+from art_lowrank.evaluate.catalog.ours import NUMBERS, check, dead_are_recorded
 from art_lowrank.evaluate.spec import Spec, check_known
 from art_lowrank.evaluate.threat import Threat, threat_of
 
@@ -31,8 +30,7 @@ def curve_entry(spec: Spec, norm: str, eps: float) -> AttackEntry:
 
     def prepare(subject: Subject) -> Attack:
         def run(x: Tensor, y: Tensor, seed: int, place: int) -> Found:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ images were not broken, but")  # they are recorded
+            with dead_are_recorded():
                 if spec.name == "rank-curve":
                     curve = rank_curve(
                         subject.model, x, y, eps=threat.eps, ranks=ranks, seed=seed, **_all(threat, given)

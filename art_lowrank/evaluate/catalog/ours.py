@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -32,8 +33,7 @@ def ours_entry(spec: Spec, norm: str, eps: float) -> AttackEntry:
 
     def prepare(subject: Subject) -> Attack:
         def run(x: Tensor, y: Tensor, seed: int, place: int) -> Found:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ images were not broken, but")  # they are recorded
+            with dead_are_recorded():
                 attacked = lowrank_pgd(
                     subject.model, x, y, eps=threat.eps, norm=NUMBERS[threat.norm], seed=seed, **options
                 )
@@ -45,6 +45,14 @@ def ours_entry(spec: Spec, norm: str, eps: float) -> AttackEntry:
     meaning: dict[str, Any] = {"attack": "lowrank_pgd", "threat": threat.meaning(), "options": options}
     steps = checked.steps * checked.restarts * (2 if checked.thorough else 1)
     return AttackEntry(Spec(spec.name, parts=(method, *typed)).text, meaning, threat, max(1, steps), (), prepare)
+
+
+@contextmanager
+def dead_are_recorded() -> Iterator[None]:
+    """Without the warning about images that gave no gradient: they are in the record."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ images were not broken, but")
+        yield
 
 
 def method_of(spec: Spec, given: Any) -> str:
