@@ -17,19 +17,14 @@ from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.oracle import evaluating
 from art_lowrank.evaluate.batches import Size, batched
 from art_lowrank.evaluate.bench import Bench, Found, Subject
-from art_lowrank.evaluate.checks import check_classes, check_finite, doubts, logits_of, zero_gradients
+from art_lowrank.evaluate.checks import check_classes, check_finite, doubts, dynamic, logits_of, zero_gradients
 from art_lowrank.evaluate.counting import Cost, counted
+from art_lowrank.evaluate.outcome import KIND, NotRun, failed
 from art_lowrank.evaluate.plan import CLEAN, Cell
 from art_lowrank.evaluate.threat import Threat
 from art_lowrank.record import JSON, Record, pack, unpack
 from art_lowrank.training.data import Images
 from art_lowrank.training.measure import fingerprint
-
-KIND = "evaluation"
-
-
-class NotRun(ValueError):
-    """There is nothing to attack."""
 
 
 class Outcome(NamedTuple):
@@ -77,11 +72,6 @@ def check_unchanged(work: Work, before: Mapping[str, Record]) -> None:
                 )
 
 
-def failed(record: Record) -> bool:
-    """Whether the cell was given up."""
-    return record.values["status"] == "failed"
-
-
 def failure(cell: Cell, error: BaseException) -> Record:
     """The record of a cell that could not be run. Addresses of objects are left out: they differ from run to run."""
     text = "".join(traceback.format_exception(error))
@@ -100,8 +90,10 @@ def _clean(work: Work, bench: Bench) -> Outcome:
         check_classes(logits, y)
         check_finite(logits)
         found = doubts(logits, lambda n: logits_of(model, x[:n], device, size)[0])
+        found += ["dynamic"] if dynamic(model, x, device, size) else []
         zero, looked = zero_gradients(model, x, y, logits, device, size)
-    right = logits.argmax(1) == y
+    said = logits.argmax(1)
+    right = said == y
     values: dict[str, Any] = {
         "right": int(right.sum()),
         "robust": pack(right.tolist()),
@@ -109,8 +101,11 @@ def _clean(work: Work, bench: Bench) -> Outcome:
         "zero_gradients": zero,
         "gradients_looked_at": looked,
         "classes": logits.shape[1],
+        "most_common": int(y.bincount().max()) if len(y) else 0,  # images of the class that has most
+        "shape": list(x.shape[1:]),
     }
-    return Outcome(_record(work, values, cost, size, bench, ()), {})
+    tensors = {"x": x, "rows": torch.arange(len(x)), "y": y, "said": said} if bench.keep_images else {}
+    return Outcome(_record(work, values, cost, size, bench, ()), tensors)
 
 
 def _attacked(work: Work, bench: Bench, before: Mapping[str, Record]) -> Outcome:
@@ -134,9 +129,9 @@ def _attacked(work: Work, bench: Bench, before: Mapping[str, Record]) -> Outcome
     robust = holding.clone()
     robust[rows[judged.broken]] = False
     values["right"], values["robust"] = int(robust.sum()), pack(robust.tolist())
-    tensors = {"x": found.x, "rows": rows, **_pair(found.factors)} if bench.keep_images else {}
+    kept = {"x": found.x, "rows": rows, "said": judged.said, **_pair(found.factors)}
     values["images"] = fingerprint(found.x)
-    return Outcome(_record(work, values, cost, size, bench, entry.packages), tensors)
+    return Outcome(_record(work, values, cost, size, bench, entry.packages), kept if bench.keep_images else {})
 
 
 class Judged(NamedTuple):
@@ -146,6 +141,7 @@ class Judged(NamedTuple):
     outside: Tensor  # bool: misclassified, but moved too far, or out of [0, 1]
     unreadable: Tensor  # bool: the model gives NaN or infinity; counted as broken where within the threat
     distance: Tensor  # how far they were moved
+    said: Tensor  # the class they are taken for
 
     def values(self) -> dict[str, JSON]:
         far = self.distance[torch.isfinite(self.distance)]
@@ -167,8 +163,9 @@ def judge(
     logits, size = logits_of(work.subject.model, moved, device, size)
     unreadable = ~torch.isfinite(logits).all(1)
     distances = threat.distances(x, moved)
-    wrong, allowed = (logits.argmax(1) != y) | unreadable, threat.allows(x, moved, distances)
-    return Judged(wrong & allowed, wrong & ~allowed, unreadable, distances), size
+    said = logits.argmax(1)
+    wrong, allowed = (said != y) | unreadable, threat.allows(x, moved, distances)
+    return Judged(wrong & allowed, wrong & ~allowed, unreadable, distances, said), size
 
 
 def standing(cell: Cell, before: Mapping[str, Record], n: int) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from art_lowrank.attack.losses import margin
 from art_lowrank.evaluate.batches import Size, batched
@@ -59,6 +61,23 @@ def doubts(logits: Tensor, again: Callable[[int], Tensor]) -> list[str]:
     if len(logits) > 1 and bool((logits == logits[:1]).all()):
         found.append("constant")
     return found
+
+
+class _Differentiations(TorchFunctionMode):
+    """Counts the times that somebody differentiates."""
+
+    count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
+        return func(*args, **(kwargs or {}))
+
+
+def dynamic(model: nn.Module, x: Tensor, device: torch.device, size: Size) -> bool:
+    """Whether the model differentiates while it answers, as defences do that optimise for every image."""
+    with _Differentiations() as seen, torch.no_grad():
+        model(x[: min(LOOK, size.images)].to(device, copy=True))
+    return seen.count > 0
 
 
 def zero_gradients(

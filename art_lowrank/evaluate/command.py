@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 
-from art_lowrank.evaluate.cell import failed
+from art_lowrank.evaluate.outcome import IMAGES, RECORDS, failed
 from art_lowrank.evaluate.plan import plan_of, read_plan
 from art_lowrank.evaluate.published import published
 from art_lowrank.evaluate.run import Evaluation, evaluate
-from art_lowrank.evaluate.store import IMAGES, RECORDS
 from art_lowrank.evaluate.table import lines, rows_of
 
 FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

@@ -14,13 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from art_lowrank.evaluate.cell import failed
+from art_lowrank.evaluate.outcome import IMAGES, failed
 from art_lowrank.evaluate.plan import CLEAN, Cell
 from art_lowrank.evaluate.published import Card, published
 from art_lowrank.evaluate.rows import Row, rows_of, worst
 from art_lowrank.evaluate.run import Evaluation
 from art_lowrank.evaluate.spec import parse
-from art_lowrank.evaluate.store import IMAGES
 from art_lowrank.files import write_whole, writing
 from art_lowrank.record import unpack
 from art_lowrank.statistics import wilson

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from art_lowrank.evaluate.cell import NotRun, failed
+from art_lowrank.evaluate.outcome import NotRun, failed
 from art_lowrank.evaluate.plan import CLEAN, Cell
-from art_lowrank.record import Record, unpack
+from art_lowrank.record import JSON, Record, unpack
 from art_lowrank.statistics import Interval, wilson
 
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
+Slices = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One model under one attack, over all slices."""
 
@@ -33,25 +36,67 @@ class Row:
     error: str = ""
     not_run: bool = False  # because the model failed on the clean images
     after: int = 0  # attacks whose survivors it was run on
+    slices: Slices = ()  # which images: start and stop, of the records that are done
+    records: tuple[Record, ...] = ()  # what it is made of, in the order of the slices
 
-    @property
+    @cached_property
     def accuracy(self) -> Interval:
         """The share of images that hold."""
         return wilson(int(self.robust.sum()), len(self.robust))
 
+    @property
+    def done(self) -> tuple[Record, ...]:
+        """The records that were not given up."""
+        return tuple(record for record in self.records if not failed(record))
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A line of a leaderboard: a model on some images, and everything that was run against it with one threat."""
+
+    model: str
+    data: str
+    threat: str  # "" where no attack came to anything
+    clean: Row
+    rows: tuple[Row, ...]  # of this threat
+
+    @cached_property
+    def counted(self) -> tuple[Row, ...]:
+        """The attacks that have seen the very images whose clean accuracy is known."""
+        return tuple(row for row in self.rows if not row.error and row.slices == self.clean.slices)
+
+    @cached_property
+    def worst(self) -> Row | None:
+        """What holds against all that are counted."""
+        return worst(self.counted) if self.counted and not self.clean.error else None
+
 
 def rows_of(cells: Sequence[Cell], records: Mapping[str, Record]) -> list[Row]:
     """One row a model, data and attack (and seed), in the plan's order."""
-    groups: dict[tuple[str, str], dict[tuple[str, int], list[Cell]]] = {}
+    texts = {cell.id: cell.attack for cell in cells}
+    groups: dict[tuple[str, ...], dict[tuple[str, ...], list[Cell]]] = {}
     for cell in cells:
         if cell.id in records:
-            groups.setdefault((cell.model, cell.data), {}).setdefault((cell.attack, cell.seed), []).append(cell)
+            groups.setdefault(_subject(cell), {}).setdefault(_attack(cell, texts), []).append(cell)
     found = []
     for attacks in groups.values():
-        some = [_row(part, [records[cell.id] for cell in part]) for part in attacks.values()]
+        some = [_row(part, [records[cell.id] for cell in part]) for part in map(_apart, attacks.values())]
         doubts = next((row.doubts for row in some if row.attack == CLEAN), ())
         found += [replace(row, doubts=doubts) for row in some]
     return found
+
+
+def entries_of(rows: Sequence[Row]) -> Iterator[Entry]:
+    """Every model, data set and threat; a model without any attack, or that failed, has one entry without a threat."""
+    for model, data in dict.fromkeys((row.model, row.data) for row in rows):
+        some = [row for row in rows if (row.model, row.data) == (model, data)]
+        clean = next((row for row in some if row.attack == CLEAN), None)
+        if clean is None:
+            continue
+        threats = dict.fromkeys(row.threat for row in some if row.attack != CLEAN and row.threat)
+        for threat in threats or {"": None}:
+            of_threat = (row for row in some if row.attack != CLEAN and row.threat in (threat, ""))
+            yield Entry(model, data, threat, clean, tuple(of_threat))
 
 
 def with_worst(rows: Sequence[Row]) -> Iterator[Row]:
@@ -61,7 +106,7 @@ def with_worst(rows: Sequence[Row]) -> Iterator[Row]:
         yield from found
         for threat in dict.fromkeys(row.threat for row in found if row.threat):
             of_threat = [row for row in found if row.threat == threat and not row.error]
-            if len(of_threat) > 1 and len({len(row.robust) for row in of_threat}) == 1:
+            if len(of_threat) > 1 and len({row.slices for row in of_threat}) == 1:
                 yield worst(of_threat)
 
 
@@ -71,7 +116,33 @@ def worst(rows: Sequence[Row]) -> Row:
     attacks = len({row.attack for row in rows})
     name = f"worst of {attacks}" if attacks > 1 else f"worst of {len(rows)} seeds"
     robust = np.logical_and.reduce([row.robust for row in rows])
-    return Row(first.model, first.data, name, first.threat, None, robust, doubts=first.doubts)
+    return Row(
+        first.model, first.data, name, first.threat, None, robust, doubts=first.doubts, slices=first.slices
+    )  # fmt: skip
+
+
+def _subject(cell: Cell) -> tuple[str, ...]:
+    """What a model and its images are: the same name may mean another file in another evaluation."""
+    return cell.model, cell.data, _text(cell.identity["model"]), _text(cell.identity["data"])
+
+
+def _attack(cell: Cell, texts: Mapping[str, str]) -> tuple[str, ...]:
+    """What an attack is, the same on every slice."""
+    before = [texts.get(need, need) for need in cell.needs[1:]]
+    return cell.attack, str(cell.seed), _text(cell.identity["attack"]), *before
+
+
+def _text(meaning: JSON) -> str:
+    return json.dumps(meaning, sort_keys=True, default=str)
+
+
+def _apart(cells: Sequence[Cell]) -> list[Cell]:
+    """Slices that do not overlap, the larger ones first: somebody may have asked for 100 images, and then for all."""
+    kept: list[Cell] = []
+    for cell in sorted(cells, key=lambda cell: (cell.start - cell.stop, cell.start)):
+        if all(cell.stop <= other.start or other.stop <= cell.start for other in kept):
+            kept.append(cell)
+    return sorted(kept, key=lambda cell: cell.start)
 
 
 def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
@@ -83,8 +154,8 @@ def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
         first.attack,
         next((str(record.values["threat"]) for record in done if "threat" in record.values), ""),
         None if first.attack == CLEAN else first.seed,
-        np.array([flag for record in done for flag in _flags(record, "robust")], dtype=np.bool_),
-        gradients=_total(done, "gradients") / max(1, sum(_attacked(record) for record in done)),
+        np.concatenate([flags_of(record, "robust") for record in done] or [np.zeros(0, np.bool_)]),
+        gradients=_total(done, "gradients") / max(1, sum(attacked(record) for record in done)),
         seconds=sum(_number(record.volatile.get("seconds")) for record in done),
         doubts=tuple(dict.fromkeys(_doubts(done))),
         notes=tuple(_notes(done)),
@@ -92,6 +163,8 @@ def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
         error=str(lost[0]["error"]) if lost else "",
         not_run=any(values["type"] == NotRun.__name__ for values in lost),
         after=max(0, len(first.needs) - 1),
+        slices=tuple((cell.start, cell.stop) for cell, record in zip(cells, records, strict=True) if not failed(record)),
+        records=tuple(records),
     )
 
 
@@ -111,7 +184,7 @@ def _notes(done: Sequence[Record]) -> Iterator[str]:
     for name, words in (("outside", "broken outside the ball"), ("unreadable", "with NaN logits")):
         if count := _total(done, name):
             yield f"{count:.0f} {words}"
-    if count := sum(sum(_flags(record, "dead")) for record in done if "dead" in record.values):
+    if count := sum(int(flags_of(record, "dead").sum()) for record in done if "dead" in record.values):
         yield f"{count} without gradient"
 
 
@@ -119,24 +192,27 @@ def _curve(done: Sequence[Record]) -> Iterator[tuple[float, float]]:
     """Accuracy at every value of a curve: the share of all images that were right and are not broken up to there."""
     if not done or not isinstance(values := done[0].values.get("values"), list):
         return
-    n = sum(record.n for record in done)
+    broken_at = np.concatenate([breaking(record) for record in done])
     for value in map(_number, values):
-        yield value, sum(_held_at(record, value) for record in done) / n
+        yield value, float((broken_at > value).mean())
 
 
-def _held_at(record: Record, value: float) -> int:
-    breaking = record.values["breaking"]
-    assert isinstance(breaking, list)
-    flags = zip(_flags(record, "attacked"), breaking, strict=True)
-    return sum(attacked and (at is None or _number(at) > value) for attacked, at in flags)
+def breaking(record: Record) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Of a curve, the rank or radius that broke each image: 0 what was not attacked, infinity what none broke."""
+    found = record.values["breaking"]
+    assert isinstance(found, list)
+    at = np.array([np.inf if value is None else _number(value) for value in found])
+    return np.where(flags_of(record, "attacked"), at, 0.0)
 
 
-def _flags(record: Record, name: str) -> list[bool]:
-    return unpack(str(record.values[name]), record.n)
+def flags_of(record: Record, name: str) -> Flags:
+    """A packed bool an image."""
+    return np.array(unpack(str(record.values[name]), record.n), dtype=np.bool_)
 
 
-def _attacked(record: Record) -> int:
-    return sum(_flags(record, "attacked")) if "attacked" in record.values else record.n
+def attacked(record: Record) -> int:
+    """How many images were attacked."""
+    return int(flags_of(record, "attacked").sum()) if "attacked" in record.values else record.n
 
 
 def _total(done: Sequence[Record], name: str) -> float:

@@ -15,7 +15,8 @@ from art_lowrank.evaluate.bench import Bench
 from art_lowrank.evaluate.catalog.attacks import attack_entry
 from art_lowrank.evaluate.catalog.data import data_entry
 from art_lowrank.evaluate.catalog.models import model_entry
-from art_lowrank.evaluate.cell import failed, run_cell
+from art_lowrank.evaluate.cell import run_cell
+from art_lowrank.evaluate.outcome import failed
 from art_lowrank.evaluate.plan import CLEAN, Cell, Plan, cells_of, specs
 from art_lowrank.evaluate.store import Store
 from art_lowrank.record import Record

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from art_lowrank.files import write_whole
+from art_lowrank.evaluate.outcome import IMAGES, LOCK, MARK, RECORDS
 from art_lowrank.record import TORN, Record, append
 
 try:
@@ -22,7 +23,6 @@ try:
 except ImportError:  # Windows: one process a folder
     fcntl = None  # type: ignore[assignment]
 
-RECORDS, IMAGES, MARK, LOCK = "records.jsonl", "images", "evaluation.json", "lock"
 FORMAT = 1
 OLD = 60  # seconds after which an unfinished mark is nobody's
 # Keys of a record's `volatile` field: what may differ when the same cell is run again. All other fields are equal.

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from art_lowrank.evaluate.plan import CLEAN
+from art_lowrank.evaluate.remarks import MEANINGS, kind_of
 from art_lowrank.evaluate.rows import Row, rows_of, with_worst
 from art_lowrank.evaluate.threat import number
 
 LONG = 160  # letters of an error in the table; the record has all of it
-MEANINGS = {
-    "randomised": "the model answers differently from call to call, so what breaks, and the worst case, include chance",
-    "probabilities": "the model returns probabilities, not logits; many attacks are weak against that",
-    "constant": "the model answers the same to every image",
-    "no gradient": "the model's gradient is zero there: attacks that use gradients prove nothing (try square)",
-    "no image is right": "so there was nothing to attack; art-lowrank doctor looks at a model's input",
-    "broken outside the ball": "misclassified, but moved too far; not counted as broken",
-    "with NaN logits": "after the attack; counted as broken",
-    "without gradient": "a gradient was zero or not finite and the image was not broken; not to be called robust",
-}
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
@@ -57,12 +48,12 @@ def _points(row: Row) -> str:
 
 def _meanings(rows: Sequence[Row]) -> Iterator[str]:
     """What the remarks mean, for those that are there."""
-    there = {remark for row in rows for remark in (*row.doubts, *row.notes)}
-    found = [word for word in MEANINGS if any(word in remark for remark in there)]
+    there = {kind_of(remark) for row in rows for remark in (*row.doubts, *row.notes)}
+    found = [kind for kind in MEANINGS if kind in there]
     if found:
         yield ""
-    for word in found:
-        yield f"  {word}: {MEANINGS[word]}"
+    for kind in found:
+        yield f"  {kind}: {MEANINGS[kind]}"
 
 
 __all__ = ["lines", "rows_of"]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from art_lowrank.attack.norms import GroupNuclear, Nuclear
-from art_lowrank.attack.searches import TILES
 from art_lowrank.record import JSON
+
+if TYPE_CHECKING:  # a report knows threats and needs no torch
+    from torch import Tensor
 
 NAMES = {"1": "L1", "2": "L2", "inf": "Linf", "nuc": "nuc", "group-nuc": "group-nuc"}
 NUMBERS = {"L1": 1.0, "L2": 2.0, "Linf": math.inf}
@@ -35,6 +33,11 @@ class Threat:
 
     def distances(self, x: Tensor, moved: Tensor) -> Tensor:
         """How far every image was moved, (n,) float64."""
+        import torch
+
+        from art_lowrank.attack.norms import GroupNuclear, Nuclear
+        from art_lowrank.attack.searches import TILES
+
         delta = moved.double() - x.double()
         if self.norm in NUMBERS:
             found: Tensor = torch.linalg.vector_norm(delta.flatten(1), NUMBERS[self.norm], dim=1)

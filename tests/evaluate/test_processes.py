@@ -121,7 +121,7 @@ def test_what_a_killed_process_was_at_is_taken_up_by_the_other(fork, asked, tmp_
 
 
 def test_failed_cells_are_run_again_once_by_two_processes(fork, plan, write_model, tmp_path):
-    asked = plan(models=[write_model("time.sleep(0.1)\nraise ValueError('no')")], images=60)
+    asked = plan(models=[write_model("time.sleep(0.8)\nraise ValueError('no')")], images=60)
     evaluate(asked, tmp_path / "out", verbose=False)
     both = [fork(evaluate, asked, tmp_path / "out", retry=True, verbose=False) for _ in range(2)]
     for process in both:
