@@ -149,6 +149,39 @@ def evaluate(out: Path, plan: Path | None, leaderboard: bool, retry: bool, quiet
 
 
 @main.command(context_settings={"show_default": True})
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder to write.  [default: FOLDER/report]")
+@click.option("--model", "models", multiple=True, help="One model only; give it again for more.  [default: all]")
+@click.option("--gallery", type=click.IntRange(min=0), default=10, help="So many models of a board get pictures.")
+@click.option("--compare", type=click.Path(path_type=Path), default=None, help="An earlier evaluation's folder.")
+@click.option("--fail-under", "bounds", multiple=True, help="robust=0.45 or clean=0.9, for every model.")
+@click.option("--fail-on-doubt", "strict", is_flag=True, help="No mark may stand beside a number.")
+def report(folder: Path, bounds: tuple[str, ...], **given: Any) -> None:
+    """Write what an evaluation has found as a page (one HTML file), Markdown, CSV and PNG; no model is run.
+
+    Ends with 0 if all is well, 1 if the folder cannot be read or written, 2 for wrong flags, 4 if a model is below
+    --fail-under or lacks the number, 5 with --fail-on-doubt if a number is doubtful, 6 if, against --compare, something
+    got worse by more than chance explains.
+    """
+    from art_lowrank.evaluate.report.command import Asked
+    from art_lowrank.evaluate.report.command import report as write_report
+    from art_lowrank.evaluate.report.gate import bound_of
+
+    try:
+        wanted = [bound_of(text) for text in bounds]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--fail-under") from error
+    asked = Asked(
+        folder, given["out"], given["compare"], given["models"], given["gallery"], wanted, given["strict"]
+    )  # fmt: skip
+    try:
+        code = write_report(asked, click.echo)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.get_current_context().exit(code)
+
+
+@main.command(context_settings={"show_default": True})
 @click.option("--model", default=None, help="A model, as for evaluate: is it fed what it was trained on?")
 @click.option("--data", default="digits", help="Its images, as for evaluate.")
 @click.option("--images", type=click.IntRange(min=1), default=200, help="So many of them.")

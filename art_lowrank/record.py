@@ -78,13 +78,16 @@ def append(path: str | Path, record: Record) -> None:
         os.close(descriptor)
 
 
-def read(path: str | Path) -> list[Record]:
-    """All records of the file in their order; torn lines are skipped (see the module's docstring)."""
+def read(path: str | Path, leave_out: Iterable[str] = ()) -> list[Record]:
+    """All records of the file in their order; torn lines are skipped (see the module's docstring).
+
+    `leave_out` names long values nobody is going to ask for.
+    """
     lines = Path(path).read_bytes().split(b"\n")
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         try:
-            records += _parse(line, last=number == len(lines))
+            records += _parse(line, number == len(lines), leave_out)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number} is not a record: {error}") from error
     return records
@@ -117,7 +120,7 @@ def versions(*names: str) -> dict[str, str]:
     return found
 
 
-def _parse(line: bytes, last: bool) -> list[Record]:
+def _parse(line: bytes, last: bool, leave_out: Iterable[str]) -> list[Record]:
     """The line's record, or none if the line is empty or torn; one that lacked nothing but its newline counts."""
     text = line.strip().removesuffix(TORN.strip())
     try:
@@ -126,12 +129,15 @@ def _parse(line: bytes, last: bool) -> list[Record]:
         if not text or last or text != line.strip():
             return []
         raise
-    return [_from_json(found)]
+    return [_from_json(found, leave_out)]
 
 
-def _from_json(found: object) -> Record:
+def _from_json(found: object, leave_out: Iterable[str]) -> Record:
     if not isinstance(found, dict):
         raise ValueError(f"expected an object, got {str(found)[:40]}")
+    if isinstance(values := found.get("values"), dict):
+        for name in leave_out:
+            values.pop(name, None)
     _check_schema(found.get("schema"))  # first: a newer schema may bring fields that Record does not know
     return Record(**found)
 

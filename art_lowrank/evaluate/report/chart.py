@@ -1,0 +1,165 @@
+"""Figures as values: what is drawn, once as SVG in the page and once as PNG beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from art_lowrank.evaluate.report.curves import RankCurve, at_radii, rank_curve_of
+from art_lowrank.evaluate.report.ranking import Board
+from art_lowrank.evaluate.rows import Entry, Row, attacked
+from art_lowrank.evaluate.threat import number
+from art_lowrank.statistics import Interval, wilson
+
+TOGETHER = 8  # so many lines can be told apart; more models get a panel each
+
+
+class Mark(NamedTuple):
+    """A point with the two ends of its interval."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line, or points without one."""
+
+    name: str
+    marks: tuple[Mark, ...]
+    ring: int | None = None  # the mark that gets a ring
+    joined: bool = True
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Axes and what is in them."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    ticks: tuple[tuple[float, str], ...]  # of x
+    y_ticks: tuple[float, ...] = (0, 20, 40, 60, 80, 100)
+    log_x: bool = False
+    log_y: bool = False
+    words: str = ""  # what one sees, for those who do not
+
+    @property
+    def x_range(self) -> tuple[float, float]:
+        """Where the axis begins and ends."""
+        values = [x for x, _ in self.ticks] + [mark.x for series in self.series for mark in series.marks]
+        low, high = min(values), max(values)
+        return (low, high) if high > low else (low * 0.9 - 0.1 * (not self.log_x), high * 1.1 + 0.1)
+
+
+def rank_charts(board: Board) -> Iterator[Chart]:
+    """Robust accuracy against rank: all models in one chart, or a panel each where they are many."""
+    found = [(entry, curve) for entry in board.entries if (curve := rank_curve_of(entry)) is not None]
+    if not found:
+        return
+    ticks = rank_ticks([curve for _, curve in found])
+    series = [Series(entry.model, tuple(_on_axis(curve, ticks)), curve.at) for entry, curve in found]
+    words = [f"{entry.model}: effective rank {rank_text(curve.effective)}" for entry, curve in found]
+    parts = [list(zip(series, words, strict=True))] if len(found) <= TOGETHER else [[one] for one in zip(series, words)]
+    for part in parts:
+        title = "Robust accuracy against rank" if len(part) > 1 or len(found) == 1 else part[0][0].name
+        yield Chart(
+            title, "rank of the perturbation", "robust accuracy (%)", tuple(line for line, _ in part), ticks,
+            log_x=True, words="; ".join(text for _, text in part),
+        )  # fmt: skip
+
+
+def rank_ticks(curves: Sequence[RankCurve]) -> tuple[tuple[float, str], ...]:
+    """All ranks; full rank of unknown size comes after the others."""
+    finite = sorted({rank for curve in curves for rank in curve.ranks if math.isfinite(rank)})
+    ticks = [(rank, f"{rank:g}") for rank in finite]
+    if any(math.isinf(curve.ranks[-1]) for curve in curves):
+        ticks.append((2 * finite[-1] if finite else 1.0, "full"))
+    return tuple(ticks)
+
+
+def rank_text(effective: Interval) -> str:
+    """`4 [2, 8]`, or `full`."""
+    value, low, high = ("full" if math.isinf(rank) else f"{rank:g}" for rank in effective)
+    return f"{value} [{low}, {high}]"
+
+
+def eps_charts(entries: Sequence[Entry]) -> Iterator[Chart]:
+    """Robust accuracy against eps: a chart a model, data and norm, where several radii were tried."""
+    groups: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.model, entry.data, entry.threat.split(" ")[0]), []).append(entry)
+    for (model, data, norm), some in groups.items():
+        clean, n = some[0].clean, len(some[0].clean.robust)
+        found = list(at_radii([row for entry in some for row in entry.counted if not row.after]))
+        if not found:
+            continue
+        lines = []
+        for radii in found[:TOGETHER]:
+            start = Mark(0.0, *percent(clean.accuracy))
+            rest = (Mark(eps, *percent(wilson(round(share * n), n))) for eps, share in radii.points)
+            lines.append(Series(radii.name, (start, *rest)))
+        values = sorted({mark.x for line in lines for mark in line.marks})
+        yield Chart(
+            f"{model} on {data}", f"eps, {norm}", "robust accuracy (%)", tuple(lines), _apart(values),
+            words=f"robust accuracy of {model} at eps " + ", ".join(map(number, values)),
+        )  # fmt: skip
+
+
+def cost_charts(entry: Entry) -> Iterator[Chart]:
+    """What the attacks cost and what they left: gradients, and time, an image."""
+    rows = [(str(place), row) for place, row in enumerate(entry.rows, start=1) if row in entry.counted]
+    for label, cost in (("gradients an image", gradients), ("milliseconds an image", milliseconds)):
+        points = [(name, cost(row), row) for name, row in rows if cost(row) > 0]
+        if not points:
+            continue
+        series = tuple(
+            Series(name, (Mark(value, *percent(row.accuracy)),), joined=False) for name, value, row in points
+        )
+        values = [value for _, value, _ in points]
+        words = "; ".join(f"{row.attack}: {value:.3g}, {row.accuracy.percent()}" for _, value, row in points)
+        yield Chart(label, label, "robust accuracy (%)", series, decades(values), log_x=True, words=words)
+
+
+def gradients(row: Row) -> float:
+    """An image that was attacked."""
+    return row.gradients
+
+
+def milliseconds(row: Row) -> float:
+    """An image that was attacked."""
+    return 1000 * row.seconds / max(1, sum(attacked(record) for record in row.done))
+
+
+def percent(share: Interval) -> tuple[float, float, float]:
+    """A share and its ends in percent."""
+    return 100 * share.value, 100 * share.low, 100 * share.high
+
+
+def decades(values: Sequence[float]) -> tuple[tuple[float, str], ...]:
+    """Ticks 1, 2, 5, 10 ... around the values, fewer where they span much."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    steps = (1, 2, 5) if high - low <= 2 else (1,)
+    ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+    below = max((tick for tick in ticks if tick <= min(values)), default=ticks[0])
+    above = min((tick for tick in ticks if tick >= max(values)), default=ticks[-1])
+    return tuple((tick, f"{tick:g}") for tick in ticks if below <= tick <= above)
+
+
+def _on_axis(curve: RankCurve, ticks: Sequence[tuple[float, str]]) -> Iterator[Mark]:
+    for rank, accuracy in zip(curve.ranks, curve.accuracy, strict=True):
+        yield Mark(rank if math.isfinite(rank) else ticks[-1][0], *percent(accuracy))
+
+
+def _apart(values: Sequence[float]) -> tuple[tuple[float, str], ...]:
+    """Ticks at the values, those left out that would touch the one before."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or value - kept[-1] >= (values[-1] - values[0]) / 9:
+            kept.append(value)
+    return tuple((value, number(value) if value else "0") for value in kept)

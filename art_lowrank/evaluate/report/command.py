@@ -1,0 +1,86 @@
+"""What `art-lowrank report` does: read, write the page and the tables beside it, say what counts, name the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from art_lowrank.evaluate.report import png
+from art_lowrank.evaluate.report.chart import eps_charts, rank_charts
+from art_lowrank.evaluate.report.compare import Comparison, compared
+from art_lowrank.evaluate.report.gate import Bound, below
+from art_lowrank.evaluate.report.page import page
+from art_lowrank.evaluate.report.summary import Summary, summary_of
+from art_lowrank.evaluate.report.tables import csv_text, markdown
+from art_lowrank.files import write_whole
+
+FOLDER, PAGE = "report", "index.html"
+FINE, BELOW, DOUBTED, WORSE = 0, 4, 5, 6
+
+
+class Asked(NamedTuple):
+    """What a report is asked for."""
+
+    folder: Path
+    out: Path | None = None
+    other: Path | None = None
+    models: Sequence[str] = ()
+    pictures: int = 10
+    bounds: Sequence[Bound] = ()
+    strict: bool = False
+
+
+def report(asked: Asked, say: Callable[[str], Any] = print) -> int:
+    """Write the report and return the exit code: of several, the first of BELOW, DOUBTED and WORSE."""
+    summary = summary_of(asked.folder, asked.models)
+    comparison = compared(summary, summary_of(asked.other, asked.models)) if asked.other else None
+    out = asked.out or asked.folder / FOLDER
+    for name, data in files(summary, comparison, asked.pictures):
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / name, data)
+    for line in shown(summary, comparison):
+        say(line)
+    if not png.can_draw():
+        say("matplotlib is not installed, so there are no PNG files: pip install 'art-lowrank[report]'")
+    failures = list(below(summary, asked.bounds))
+    for line in failures:
+        say(f"FAILED: {line}")
+    say(f"Report: {out / PAGE}")
+    return _code(asked, summary, comparison, bool(failures))
+
+
+def files(summary: Summary, comparison: Comparison | None, pictures: int) -> Iterator[tuple[str, bytes]]:
+    """Everything that is written, by name; the page last."""
+    yield "report.md", markdown(summary, comparison).encode()
+    yield "report.csv", csv_text(summary).encode()
+    if png.can_draw():
+        charts = [chart for board in summary.boards for chart in rank_charts(board)]
+        for name, found in (("rank", charts), ("eps", list(eps_charts(summary.entries)))):
+            for place, chart in enumerate(found, start=1):
+                yield f"{name}-{place}.png", png.png(chart)
+    yield PAGE, page(summary, comparison, pictures).encode()
+
+
+def shown(summary: Summary, comparison: Comparison | None) -> Iterator[str]:
+    """The worst cases, with their doubts, and what changed."""
+    for board in summary.boards:
+        yield f"{board.title}, {max(len(entry.clean.robust) for entry in board.entries)} images"
+        wide = max(len(entry.model) for entry in board.entries)
+        for place, entry in zip(board.places, board.entries, strict=True):
+            kinds = ", ".join(dict.fromkeys(flag.kind for flag in summary.doubts(entry)))
+            number = "no worst case" if entry.worst is None else entry.worst.accuracy.percent()
+            clean = "failed" if entry.clean.error else entry.clean.accuracy.percent()
+            doubts = f"  doubtful: {kinds}" if kinds else ""
+            yield f"  {place or '-':>3s}. {entry.model:{wide}s}  clean {clean:22s}  worst case {number:22s}{doubts}".rstrip()
+    if comparison is not None:
+        yield f"Since {comparison.other}:"
+        yield from (f"  {line}" for line in comparison.lines())
+
+
+def _code(asked: Asked, summary: Summary, comparison: Comparison | None, failed: bool) -> int:
+    if failed:
+        return BELOW
+    if asked.strict and any(summary.doubts(entry) for entry in summary.entries):
+        return DOUBTED
+    return WORSE if comparison is not None and comparison.worse else FINE

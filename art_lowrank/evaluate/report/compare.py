@@ -1,0 +1,135 @@
+"""Two folders side by side: what changed, and whether chance explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from art_lowrank.evaluate.plan import CLEAN
+from art_lowrank.evaluate.report.ranking import SURE, Distance, distance, holm, p_text
+from art_lowrank.evaluate.report.summary import Summary
+from art_lowrank.evaluate.rows import Row
+
+WORSE, BETTER, NOISE, SAME, APART = "worse", "better", "inside the noise", "the same", "not compared"
+Key = tuple[str, str, str, str, int | None]
+
+
+class Change(NamedTuple):
+    """One number here and there."""
+
+    model: str
+    data: str
+    what: str  # "clean", an attack with its threat, or the worst case
+    before: Row
+    now: Row
+    distance: Distance | None  # now - before, on the same images
+    p: float  # made larger for the number of comparisons
+    why: str = ""  # there is no distance
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        if self.distance is None:
+            return APART
+        if self.distance.points.value == 0 and self.distance.p == 1:
+            return SAME
+        if self.p >= SURE:
+            return NOISE
+        return BETTER if self.distance.points.value > 0 else WORSE
+
+    def __str__(self) -> str:
+        """One line."""
+        head = f"{self.model} on {self.data}, {self.what}: "
+        head += f"{self.before.accuracy.percent()} -> {self.now.accuracy.percent()}"
+        if self.distance is None:
+            return f"{head}: {APART}, {self.why}"
+        return f"{head}: {self.verdict}, {self.distance.points.points()} (n = {len(self.now.robust)}, {p_text(self.p)})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two folders have in common, and what they have not."""
+
+    other: str
+    changes: Sequence[Change]
+    only_here: Sequence[str]
+    only_there: Sequence[str]
+
+    @property
+    def worse(self) -> list[Change]:
+        """What got worse for sure."""
+        return [change for change in self.changes if change.verdict == WORSE]
+
+    def lines(self) -> Iterator[str]:
+        """In words: what changed first, what is the same as a number."""
+        order = (WORSE, BETTER, APART, NOISE)
+        for verdict in order:
+            yield from (str(change) for change in self.changes if change.verdict == verdict)
+        if same := sum(change.verdict == SAME for change in self.changes):
+            yield f"{same} of {len(self.changes)} numbers are the same on every image"
+        for words, names in ((f"only in {self.other}", self.only_there), ("only here", self.only_here)):
+            yield from (f"{words}: {name}" for name in names)
+
+
+class _Number(NamedTuple):
+    """A row, and what it must share with another to be compared."""
+
+    row: Row
+    data: list[object]
+    attacks: Sequence[str] = ()  # of a worst case
+
+
+def compared(now: Summary, before: Summary) -> Comparison:
+    """Rows of the same model, data, attack, threat and seed; p-values by McNemar, all together by Holm."""
+    here, there = _numbers(now), _numbers(before)
+    if not here.keys() & there.keys():
+        raise ValueError(f"{before.folder} and {now.folder} have no model, data and attack in common")
+    found = [_change(key, there[key], here[key]) for key in here if key in there]
+    tested = [change for change in found if change.distance is not None]
+    raised = holm(np.array([change.distance.p for change in tested if change.distance is not None]))
+    p = {id(change): float(value) for change, value in zip(tested, raised, strict=True)}
+    found = [change._replace(p=p.get(id(change), 1.0)) for change in found]
+    return Comparison(str(before.folder), found, _only(here, there), _only(there, here))
+
+
+def _numbers(summary: Summary) -> dict[Key, _Number]:
+    found: dict[Key, _Number] = {}
+    for entry in summary.entries:
+        data = _data(entry.clean)
+        if not entry.clean.error:
+            found[entry.model, entry.data, "", CLEAN, None] = _Number(entry.clean, data)
+        for row in entry.rows:
+            if not row.error:
+                found[row.model, row.data, row.threat, row.attack, row.seed] = _Number(row, data)
+        if entry.worst is not None:
+            attacks = sorted(f"{row.attack} {row.seed}" for row in entry.counted)
+            found[entry.model, entry.data, entry.threat, "worst case", None] = _Number(entry.worst, data, attacks)
+    return found
+
+
+def _data(row: Row) -> list[object]:
+    return [meant["data"] for record in row.records if isinstance(meant := record.settings["meant"], Mapping)]
+
+
+def _change(key: Key, before: _Number, now: _Number) -> Change:
+    model, data, threat, attack, seed = key
+    what = attack + (f" at {threat}" if threat else "") + (f", seed {seed}" if seed else "")
+    why = _apart(before, now)
+    found = None if why else distance(now.row, before.row)
+    return Change(model, data, what, before.row, now.row, found, 1.0, why)
+
+
+def _apart(before: _Number, now: _Number) -> str:
+    """Why two numbers cannot be compared, if so."""
+    if before.attacks != now.attacks:
+        return "the worst case is over other attacks"
+    if before.row.slices != now.row.slices or not len(now.row.robust):
+        return "the images are others (--images, --slice)"
+    return "" if before.data == now.data else "the images' files are others"
+
+
+def _only(these: Mapping[Key, object], those: Mapping[Key, object]) -> list[str]:
+    return [f"{key[0]} on {key[1]}, {key[3]}" + (f" at {key[2]}" if key[2] else "") for key in these if key not in those]

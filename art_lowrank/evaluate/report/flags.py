@@ -1,0 +1,179 @@
+"""What makes a number doubtful. Every flag stands beside the number it doubts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, permutations
+from typing import NamedTuple
+
+import numpy as np
+
+from art_lowrank.evaluate.remarks import MEANINGS, kind_of
+from art_lowrank.evaluate.report.curves import at_radii
+from art_lowrank.evaluate.report.order import ENSEMBLE, ITERATIVE, LOW_RANK, eps_of, variant_of
+from art_lowrank.evaluate.rows import Entry, Row
+from art_lowrank.evaluate.threat import NUMBERS, ROUNDING, SLACK
+from art_lowrank.statistics import mcnemar, wilson
+
+SURE = 0.05  # p-value below which a difference is not called noise
+FLAT, WIDER = 0.01, 1.5  # a plateau: less than a point lost while eps grew by half
+SPENT = 0.9  # of the radius, or the attack is said not to have used it
+
+KINDS = {
+    **MEANINGS,
+    "not monotone in rank": "more rank can only help an attack; the higher rank was not searched well",
+    "not monotone in steps": "more steps can only help an attack that keeps its best; it may have left the best again",
+    "not monotone in eps": "a larger ball contains the smaller one; gradients may be masked, or the step size is wrong",
+    "weaker than a weaker attack": "one step, a black box or less rank broke more than this attack: it was held back, "
+    "which masked gradients do",
+    "plateau": "accuracy stopped falling while eps grew: masked gradients look like that",
+    "more than chance where all is allowed": "the ball holds the same grey image for all, so an attack must succeed: "
+    "it fails for reasons of its own",
+    "over the budget": "images were moved too far",
+    "budget not used": "no image was moved as far as allowed, although some hold: a larger step may break more",
+    "other images": "it has not seen the images that the others have seen, so it is not in the worst case",
+    "several versions": "its cells were run with different versions of packages or code",
+}
+
+
+class Flag(NamedTuple):
+    """A doubt: what kind of, and what was seen."""
+
+    kind: str
+    seen: str
+
+    @property
+    def meaning(self) -> str:
+        """What it means for the number."""
+        return KINDS.get(self.kind, "")
+
+
+def flags_in(entries: Sequence[Entry]) -> dict[Row, list[Flag]]:
+    """The flags of every row. A model's own, seen on clean images, are its clean row's."""
+    found: dict[Row, list[Flag]] = defaultdict(list)
+    for entry in entries:
+        if entry.clean not in found:
+            found[entry.clean] = [*map(_remark, entry.clean.doubts), *_versions(entry.clean)]
+        for row in entry.rows:
+            found[row] += _alone(entry, row)
+        for row, flag in _between(entry):
+            found[row].append(flag)
+    for row, flag in _along_eps(entries):
+        found[row].append(flag)
+    return {row: list(dict.fromkeys(flags)) for row, flags in found.items()}
+
+
+def entry_flags(entry: Entry, flags: dict[Row, list[Flag]]) -> list[Flag]:
+    """What doubts a model's worst case: its own flags and those of all attacks."""
+    return list(dict.fromkeys(flag for row in (entry.clean, *entry.rows) for flag in flags.get(row, ())))
+
+
+def _alone(entry: Entry, row: Row) -> Iterator[Flag]:
+    """What one attack's own records tell."""
+    yield from map(_remark, row.notes)
+    if not row.done:
+        return
+    yield from _versions(row)
+    if not row.error and row not in entry.counted:
+        images = sum(stop - start for start, stop in row.slices)
+        yield Flag("other images", f"{images} images, not the {len(entry.clean.robust)} of the clean accuracy")
+    yield from _budget(row)
+    yield from _all_allowed(entry, row)
+
+
+def _remark(text: str) -> Flag:
+    return Flag(kind_of(text), text)
+
+
+def _versions(row: Row) -> Iterator[Flag]:
+    found = {tuple(sorted(record.versions.items())) for record in row.done}
+    if len(found) > 1:
+        changed = sorted({name for one, other in combinations(found, 2) for name, _ in set(one) ^ set(other)})
+        yield Flag("several versions", f"{', '.join(changed)} changed between its cells")
+
+
+def _budget(row: Row) -> Iterator[Flag]:
+    norm, eps = row.threat.split()[0], eps_of(row.threat.split()[1])
+    reached = [far for record in row.done if isinstance(far := record.values.get("distance_max"), int | float)]
+    if not reached:
+        return
+    if max(reached) > eps * (1 + SLACK) + ROUNDING:
+        yield Flag("over the budget", f"an image was moved by {max(reached):.4g}, allowed are {eps:.4g}")
+    elif norm in NUMBERS and max(reached) < SPENT * eps and row.robust.any():
+        yield Flag("budget not used", f"images were moved by {max(reached):.4g} at most, allowed are {eps:.4g}")
+
+
+def _all_allowed(entry: Entry, row: Row) -> Iterator[Flag]:
+    """In a ball that holds the grey image the best attack leaves the images of one class at most."""
+    norm, eps = row.threat.split()[0], eps_of(row.threat.split()[1])
+    values = [record.values for record in entry.clean.done]
+    shapes = [value["shape"] for value in values if isinstance(value.get("shape"), list)]
+    if norm not in NUMBERS or not shapes or len(shapes) < len(values) or variant_of(row).level == LOW_RANK:
+        return
+    pixels = float(np.prod([int(size) for size in shapes[0]]))
+    if eps < 0.5 * pixels ** (1 / NUMBERS[norm]):
+        return
+    common = sum(int(value["most_common"]) for value in values) / max(1, len(entry.clean.robust))
+    if row.accuracy.low > common:
+        seen = f"{row.accuracy.percent()} hold where every image may become grey; one class has {100 * common:.0f} %"
+        yield Flag("more than chance where all is allowed", seen)
+
+
+def _between(entry: Entry) -> Iterator[tuple[Row, Flag]]:
+    """Two attacks of which the one that ought to be stronger is not, by more than noise."""
+    rows = [row for row in entry.counted if not row.after]
+    for weak, strong in permutations(rows, 2):
+        one, other = variant_of(weak), variant_of(strong)
+        along = one.weaker_in(other)
+        kind = f"not monotone in {along}" if along else "weaker than a weaker attack"
+        if (along or _kinds_differ(one.level, other.level)) and (p := held_back(weak, strong)) < SURE:
+            yield strong, Flag(kind, _against(weak, strong, p))
+
+
+def _kinds_differ(weak: int, strong: int) -> bool:
+    """A low-rank attack may break less than one step of full rank, so these two are not compared."""
+    return weak < strong and strong >= ITERATIVE and (strong == ENSEMBLE or weak < ITERATIVE)
+
+
+def held_back(weak: Row, strong: Row) -> float:
+    """McNemar's p-value where the stronger attack leaves more images than the weaker one; else 1."""
+    if strong.slices != weak.slices or strong.robust.sum() <= weak.robust.sum():
+        return 1.0
+    return mcnemar(strong.robust, weak.robust)
+
+
+def _against(weak: Row, strong: Row, p: float) -> str:
+    more = int(strong.robust.sum()) - int(weak.robust.sum())
+    return f"{more} of {len(strong.robust)} images more hold than against {weak.attack} at {weak.threat} (p = {p:.2g})"
+
+
+def _along_eps(entries: Sequence[Entry]) -> Iterator[tuple[Row, Flag]]:
+    """What shows only between radii: of separate attacks, or inside one curve."""
+    for model, data in dict.fromkeys((entry.model, entry.data) for entry in entries):
+        some = [entry for entry in entries if (entry.model, entry.data) == (model, data)]
+        rows = [row for entry in some for row in entry.counted if not row.after]
+        for weak, strong in permutations(rows, 2):
+            if variant_of(weak).weaker_in(variant_of(strong)) == "eps" and (p := held_back(weak, strong)) < SURE:
+                yield strong, Flag("not monotone in eps", _against(weak, strong, p))
+        yield from _plateaus(some[0].clean, rows)
+
+
+def _plateaus(clean: Row, rows: Iterable[Row]) -> Iterator[tuple[Row, Flag]]:
+    """Accuracy that fell, and then stays although eps grows on."""
+    for series in at_radii(list(rows)):
+        points, n = series.points, len(clean.robust)
+        last = points[-1]
+        before = [point for point in points if point.eps <= last.eps / WIDER + 1e-12]
+        if not before or before[-1].share - last.share >= FLAT:
+            continue
+        now = wilson(round(last.share * n), n)
+        if now.high < clean.accuracy.low and now.low > 1.5 / classes(clean):
+            seen = f"{100 * before[-1].share:.1f} % at eps {before[-1].eps:.4g}, {100 * last.share:.1f} % at {last.eps:.4g}"
+            yield series.row, Flag("plateau", seen)
+
+
+def classes(clean: Row) -> float:
+    """How many classes the model tells apart; many if its record does not say."""
+    found = [count for record in clean.done if isinstance(count := record.values.get("classes"), int)]
+    return float(max(found, default=1000))

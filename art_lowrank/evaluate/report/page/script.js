@@ -1,0 +1,68 @@
+"use strict";
+const said = document.getElementById("said");
+
+function value(row, column) {
+  const cell = row.cells[column];
+  const text = cell.dataset.v ?? cell.textContent.trim();
+  const number = text === "" || text === "–" ? NaN : Number(text);
+  return { number, text };
+}
+
+function sort(table, column, ascending) {
+  const sign = ascending ? 1 : -1;
+  const rows = [...table.tBodies[0].rows].map((row) => ({ row, key: value(row, column) }));
+  const numbers = rows.some(({ key }) => !Number.isNaN(key.number));
+  rows.sort((a, b) => {
+    if (!numbers) return sign * a.key.text.localeCompare(b.key.text, undefined, { numeric: true });
+    if (Number.isNaN(a.key.number) || Number.isNaN(b.key.number)) return Number.isNaN(a.key.number) - Number.isNaN(b.key.number);
+    return sign * (a.key.number - b.key.number);
+  });
+  table.tBodies[0].append(...rows.map(({ row }) => row));
+}
+
+for (const table of document.querySelectorAll("table.board")) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    if (!("sort" in head.dataset)) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const ascending = head.getAttribute("aria-sort") === "descending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+      sort(table, column, ascending);
+      said.textContent = `sorted by ${button.textContent}, ${ascending ? "ascending" : "descending"}`;
+    });
+  });
+  const section = table.closest("section");
+  const tools = section.querySelector(".tools");
+  const words = section.querySelector(".filter");
+  const sound = section.querySelector(".sound");
+  const filter = () => {
+    const rows = [...table.tBodies[0].rows];
+    for (const row of rows) {
+      const found = row.textContent.toLowerCase().includes(words.value.trim().toLowerCase());
+      row.hidden = !found || (sound.checked && row.classList.contains("doubted"));
+    }
+    said.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} models shown`;
+  };
+  words.addEventListener("input", filter);
+  sound.addEventListener("change", filter);
+  tools.hidden = false;
+}
+
+function reveal() {
+  const target = location.hash && document.getElementById(location.hash.slice(1));
+  if (target instanceof HTMLDetailsElement) target.open = true;
+}
+addEventListener("hashchange", reveal);
+reveal();
+
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  closed.forEach((part) => (part.open = true));
+});
+addEventListener("afterprint", () => closed.forEach((part) => (part.open = false)));

@@ -1,0 +1,59 @@
+"""The page's charts as PNG files, with matplotlib."""
+
+from __future__ import annotations
+
+import io
+from importlib.util import find_spec
+
+from art_lowrank.evaluate.report.chart import Chart, Series
+
+# Okabe and Ito's colours, which most kinds of colour blindness leave apart, without the yellow; as in the page
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#6c4ba0", "#555555")
+MARKERS, LINES = "os^Dv" + "Ph" + "x", ("-", "--", ":", "-.")
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return find_spec("matplotlib") is not None
+
+
+def png(chart: Chart) -> bytes:
+    """The picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    ax = figure.subplots()
+    if chart.log_x:
+        ax.set_xscale("log")
+    if chart.log_y:
+        ax.set_yscale("log")
+    for place, series in enumerate(chart.series):
+        _draw(ax, series, place)
+    ax.set_xticks([x for x, _ in chart.ticks], labels=[_plain(text) for _, text in chart.ticks])
+    ax.minorticks_off()
+    ax.set_title(_plain(chart.title), fontsize=10)
+    ax.set(xlabel=_plain(chart.x_label), ylabel=_plain(chart.y_label), ylim=(min(chart.y_ticks), max(chart.y_ticks)))
+    ax.grid(axis="y", alpha=0.25)
+    if all(series.joined for series in chart.series):
+        ax.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def _draw(ax: object, series: Series, place: int) -> None:
+    colour = COLOURS[place % len(COLOURS)]
+    x, y = [mark.x for mark in series.marks], [mark.y for mark in series.marks]
+    line = LINES[place % len(LINES)] if series.joined else "none"
+    marker = MARKERS[place % len(MARKERS)]
+    ax.plot(x, y, line, marker=marker, markersize=5, color=colour, label=_plain(series.name))  # type: ignore[attr-defined]
+    low, high = [mark.low for mark in series.marks], [mark.high for mark in series.marks]
+    ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)  # type: ignore[attr-defined]
+    if series.ring is not None:
+        at = series.marks[series.ring]
+        ax.plot(at.x, at.y, "o", markersize=12, markerfacecolor="none", color=colour)  # type: ignore[attr-defined]
+
+
+def _plain(text: str) -> str:
+    """Names of models are no formulas."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,144 @@
+"""A folder's records as rows, checked; the folder is only read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from art_lowrank.evaluate.outcome import KIND, RECORDS
+from art_lowrank.evaluate.plan import CLEAN, Cell
+from art_lowrank.evaluate.rows import Row, rows_of
+from art_lowrank.record import Record, read, unpack
+
+LONG = ("margin",)  # a number an image that no report shows
+PACKED, TEXTS, LISTS = ("robust", "attacked", "dead"), ("model_hash", "threat"), ("values", "breaking", "doubts")
+
+
+def rows_in(folder: Path) -> list[Row]:
+    """One row a model, data, attack and seed, in the order they were first begun."""
+    records = last_records(folder)
+    clean = {_images(record): cell for cell, record in records.items() if record.attack == CLEAN}
+    cells = [_cell(record, clean) for record in records.values()]
+    for cell, known in zip(cells, records, strict=True):
+        if cell.id != known:
+            raise ValueError(
+                f"{folder / RECORDS}: cell {known} asks for what is called {cell.id} here; it was changed by hand or "
+                "written by another version of art-lowrank: evaluate again"
+            )
+    return rows_of(_labelled(cells), records)
+
+
+def last_records(folder: Path) -> dict[str, Record]:
+    """What every cell came to last, by its id."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {str(folder)!r}; give one that art-lowrank evaluate --out has written")
+    path = folder / RECORDS
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {RECORDS}; evaluate into it first: art-lowrank evaluate --out {folder}")
+    found: dict[str, Record] = {}
+    for record in read(path, leave_out=LONG):
+        if record.kind == KIND:
+            found[_id(record, path)] = record
+    if not found:
+        raise ValueError(f"{path} holds no cell of an evaluation yet; run art-lowrank evaluate --out {folder}")
+    if all(record.attack != CLEAN for record in found.values()):
+        raise ValueError(f"{path} lacks the cells without an attack; run art-lowrank evaluate again")
+    return found
+
+
+def _id(record: Record, path: Path) -> str:
+    """The cell's name; a record that cannot be one of ours is named in the error."""
+    try:
+        _check(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        where = f"the record of {record.model[:60]!r} under {record.attack[:60]!r}"
+        raise ValueError(f"{path} is damaged: {where} {reason}; delete that line") from None
+    return str(record.settings["cell"])
+
+
+def _check(record: Record) -> None:
+    settings, values = record.settings, record.values
+    _of_type("settings", settings, {"cell": str, "start": int, "stop": int, "meant": Mapping})
+    _of_type("meant", _mapping(settings["meant"]), {"model": object, "data": object, "attack": object})
+    start, stop = int(str(settings["start"])), int(str(settings["stop"]))
+    if not 0 <= start < stop or stop - start != record.n or not isinstance(record.seed, int):
+        raise ValueError(f"is of images {start} to {stop}, n {record.n}, seed {record.seed!r}")
+    if values["status"] == "failed":
+        _of_type("values", values, {"error": str, "type": str})
+        return
+    _of_type("values", values, {"robust": str} if record.attack == CLEAN else {"robust": str, "attacked": str})
+    for name in PACKED:
+        if name in values:
+            unpack(str(values[name]), record.n)
+    for names, kind in ((TEXTS, str), (LISTS, list)):
+        _of_type("values", values, {name: kind for name in names if name in values})
+    if "breaking" in values and len(_list(values["breaking"])) != record.n:
+        raise ValueError(f"has {len(_list(values['breaking']))} numbers `breaking` for {record.n} images")
+
+
+def _of_type(name: str, found: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    for key, kind in kinds.items():
+        if not isinstance(found[key], kind) or isinstance(found[key], bool):
+            raise ValueError(f"has {name}.{key} {str(found[key])[:40]!r}")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"has {str(value)[:40]!r} where a mapping should be")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value)
+
+
+def _images(record: Record) -> tuple[str, ...]:
+    """Which slice a record is of: a model's meaning, the data's, start and stop."""
+    meant = _mapping(record.settings["meant"])
+    return record.model, *(_text(meant[key]) for key in ("model", "data")), record.data
+
+
+def _cell(record: Record, clean: Mapping[tuple[str, ...], str]) -> Cell:
+    """The cell as the plan had it."""
+    meant, start, stop = _mapping(record.settings["meant"]), record.settings["start"], record.settings["stop"]
+    after = meant.get("after")
+    needs = [clean.get(_images(record), ""), *(map(str, after) if isinstance(after, list) else ())]
+    data = record.data.removesuffix(f"[{start}:{stop}]")
+    return Cell(
+        record.model,
+        data,
+        int(str(start)),
+        int(str(stop)),
+        record.attack,
+        int(record.seed or 0),
+        meant,
+        () if record.attack == CLEAN else tuple(needs),
+    )
+
+
+def _labelled(cells: Sequence[Cell]) -> list[Cell]:
+    """Names that mean different things in one folder (other weights, other files) get a number."""
+    for kind in ("model", "data"):
+        meanings: dict[str, list[str]] = {}
+        for cell in cells:
+            meant = _text(cell.identity[kind])
+            if meant not in (known := meanings.setdefault(getattr(cell, kind), [])):
+                known.append(meant)
+        cells = list(_numbered(cells, kind, meanings))
+    return list(cells)
+
+
+def _numbered(cells: Sequence[Cell], kind: str, meanings: Mapping[str, Sequence[str]]) -> Iterator[Cell]:
+    for cell in cells:
+        name = getattr(cell, kind)
+        if len(meanings[name]) > 1:
+            name = f"{name} #{meanings[name].index(_text(cell.identity[kind])) + 1}"
+        yield replace(cell, **{kind: name})
+
+
+def _text(meaning: object) -> str:
+    return json.dumps(meaning, sort_keys=True, default=str)

@@ -1,0 +1,63 @@
+"""How numbers are written in the page and in the tables."""
+
+from __future__ import annotations
+
+from art_lowrank.evaluate.report.chart import milliseconds
+from art_lowrank.evaluate.report.ranking import distance, strongest
+from art_lowrank.evaluate.rows import Entry, Row
+from art_lowrank.statistics import Interval
+
+NONE = "–"  # noqa: RUF001  a dash for what there is not
+
+
+def share(value: Interval) -> str:
+    """`62.4 [58.1, 66.5]`, in percent."""
+    return value.percent().replace(" %", "")
+
+
+def accuracy(row: Row | None) -> str:
+    """A row's accuracy, in percent, or that there is none."""
+    if row is None or not len(row.robust):
+        return NONE
+    return share(row.accuracy)
+
+
+def against_strongest(entry: Entry, row: Row) -> str:
+    """How many points more than the strongest attack leaves, and whether that is noise."""
+    best = strongest(entry)
+    if best is None or row not in entry.counted:
+        return NONE
+    if row is best:
+        return "strongest"
+    found = distance(row, best)
+    return NONE if found is None else str(found)
+
+
+def seeds(entry: Entry) -> int:
+    """How many seeds the attacks were run with."""
+    return len({row.seed for row in entry.counted})
+
+
+def sentence(entry: Entry) -> str:
+    """What can be said of a model, with all it takes to be understood."""
+    worst, clean = entry.worst, entry.clean
+    if worst is None:
+        return f"{entry.model} on {entry.data}: no worst case was found."
+    attacks, runs = len({row.attack for row in entry.counted}), seeds(entry)
+    return (
+        f"{entry.model} on {entry.data}: {worst.accuracy.percent()} of {len(worst.robust)} images hold within "
+        f"{entry.threat} against the worst case of {attacks} attack{'s' * (attacks > 1)} "
+        f"({runs} seed{'s' * (runs > 1)}); clean accuracy {clean.accuracy.percent()}. 95 % intervals by Wilson."
+    )
+
+
+def time(row: Row) -> str:
+    """Milliseconds an image that was attacked."""
+    return f"{milliseconds(row):.3g}" if row.seconds else NONE
+
+
+def name(row: Row) -> str:
+    """The attack, with what else tells it from others."""
+    more = [f"seed {row.seed}"] if row.seed else []
+    more += [f"on survivors of {row.after} before"] if row.after else []
+    return row.attack + (f" ({', '.join(more)})" if more else "")
