@@ -33,6 +33,7 @@ class Series:
     marks: tuple[Mark, ...]
     ring: int | None = None  # the mark that gets a ring
     joined: bool = True
+    note: str = ""  # beside its name in the legend
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Chart:
     log_x: bool = False
     log_y: bool = False
     words: str = ""  # what one sees, for those who do not
+    under: str = ""  # what is said below it
 
     @property
     def x_range(self) -> tuple[float, float]:
@@ -63,15 +65,20 @@ def rank_charts(board: Board) -> Iterator[Chart]:
     if not found:
         return
     ticks = rank_ticks([curve for _, curve in found])
-    series = [Series(entry.model, tuple(_on_axis(curve, ticks)), curve.at) for entry, curve in found]
-    words = [f"{entry.model}: effective rank {rank_text(curve.effective)}" for entry, curve in found]
-    parts = [list(zip(series, words, strict=True))] if len(found) <= TOGETHER else [[one] for one in zip(series, words)]
+    series = [_rank_series(entry, curve, ticks) for entry, curve in found]
+    parts = [series] if len(found) <= TOGETHER else [[line] for line in series]
     for part in parts:
-        title = "Robust accuracy against rank" if len(part) > 1 or len(found) == 1 else part[0][0].name
+        title = "Robust accuracy against rank" if len(parts) == 1 else part[0].name
         yield Chart(
-            title, "rank of the perturbation", "robust accuracy (%)", tuple(line for line, _ in part), ticks,
-            log_x=True, words="; ".join(text for _, text in part),
+            title, "rank of the perturbation", "robust accuracy (%)", tuple(part), ticks, log_x=True,
+            words="; ".join(f"{line.name}: {line.note}" for line in part),
+            under="" if len(parts) == 1 else part[0].note,
         )  # fmt: skip
+
+
+def _rank_series(entry: Entry, curve: RankCurve, ticks: Sequence[tuple[float, str]]) -> Series:
+    note = f"effective rank {rank_text(curve.effective)}"
+    return Series(entry.model, tuple(_on_axis(curve, ticks)), curve.at, note=note)
 
 
 def rank_ticks(curves: Sequence[RankCurve]) -> tuple[tuple[float, str], ...]:
@@ -114,16 +121,21 @@ def eps_charts(entries: Sequence[Entry]) -> Iterator[Chart]:
 def cost_charts(entry: Entry) -> Iterator[Chart]:
     """What the attacks cost and what they left: gradients, and time, an image."""
     rows = [(str(place), row) for place, row in enumerate(entry.rows, start=1) if row in entry.counted]
-    for label, cost in (("gradients an image", gradients), ("milliseconds an image", milliseconds)):
-        points = [(name, cost(row), row) for name, row in rows if cost(row) > 0]
+    for name, label, cost in (
+        ("gradients", "gradients an image", gradients),
+        ("time", "milliseconds an image", milliseconds),
+    ):
+        points = [(digits, cost(row), row) for digits, row in rows if cost(row) > 0]
         if not points:
             continue
         series = tuple(
-            Series(name, (Mark(value, *percent(row.accuracy)),), joined=False) for name, value, row in points
+            Series(digits, (Mark(value, *percent(row.accuracy)),), joined=False) for digits, value, row in points
         )
         values = [value for _, value, _ in points]
         words = "; ".join(f"{row.attack}: {value:.3g}, {row.accuracy.percent()}" for _, value, row in points)
-        yield Chart(label, label, "robust accuracy (%)", series, decades(values), log_x=True, words=words)
+        y_ticks = _around([mark for line in series for mark in line.marks])
+        title = f"Robust accuracy against {name}"
+        yield Chart(title, label, "robust accuracy (%)", series, decades(values), y_ticks, log_x=True, words=words)
 
 
 def gradients(row: Row) -> float:
@@ -139,6 +151,13 @@ def milliseconds(row: Row) -> float:
 def percent(share: Interval) -> tuple[float, float, float]:
     """A share and its ends in percent."""
     return 100 * share.value, 100 * share.low, 100 * share.high
+
+
+def _around(marks: Sequence[Mark]) -> tuple[float, ...]:
+    """Ticks of percents that hold all intervals."""
+    low, high = min(mark.low for mark in marks), max(mark.high for mark in marks)
+    step = 5 if high - low <= 25 else 10 if high - low <= 50 else 20
+    return tuple(float(tick) for tick in range(int(low // step) * step, 101, step) if tick < high + step)
 
 
 def decades(values: Sequence[float]) -> tuple[tuple[float, str], ...]:

@@ -20,7 +20,7 @@ from art_lowrank.evaluate.report.compare import Comparison
 from art_lowrank.evaluate.report.curves import rank_curve_of
 from art_lowrank.evaluate.report.flags import KINDS, Flag
 from art_lowrank.evaluate.report.pictures import UNREADABLE, Shown, gallery, readable, spectra
-from art_lowrank.evaluate.report.ranking import Board
+from art_lowrank.evaluate.report.ranking import Board, distance
 from art_lowrank.evaluate.report.reproduce import commands
 from art_lowrank.evaluate.report.summary import Summary
 from art_lowrank.evaluate.report.svg import key, svg
@@ -91,6 +91,14 @@ class Part:
     def lines(self) -> Iterator[tuple[str, Section]]:
         return zip(self.board.places, self.sections, strict=True)
 
+    def behind(self, entry: Entry) -> str:
+        """How many points the model is from the first, on the same images."""
+        first = self.board.entries[0]
+        if entry is first or entry.worst is None or first.worst is None:
+            return words.NONE
+        found = distance(entry.worst, first.worst)
+        return words.NONE if found is None else str(found)
+
     @property
     def columns(self) -> list[tuple[str, int]]:
         """Every attack that some model met."""
@@ -110,7 +118,7 @@ def page(summary: Summary, comparison: Comparison | None, pictures: int) -> str:
     environment.filters |= {"svg": svg, "share": words.share}
     environment.globals |= {
         "accuracy": words.accuracy, "against": words.against_strongest, "name": words.name, "sentence": words.sentence,
-        "time": words.time, "key": key, "seeds": words.seeds, "dash": words.NONE, "cost": gradients,
+        "time": words.time, "key": key, "seed_text": words.seed_text, "dash": words.NONE, "cost": gradients,
         "milliseconds": milliseconds, "lowest": lowest,
     }  # fmt: skip
     parts = list(_parts(summary, pictures))

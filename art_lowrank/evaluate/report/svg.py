@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from art_lowrank.evaluate.report.chart import TOGETHER, Chart, Mark, Series
 
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 40.0  # margins
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 12.0, 10.0, 40.0  # margins
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 3", "10 4", "4 2 1 2", "12 3 3 3")
 SHAPES = (  # around the origin, within a circle of radius 4
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.5-3.5h7v7h-7z", "M0-4.6L4.2 3.4H-4.2z", "M0-4.8L4.8 0L0 4.8L-4.8 0z",
@@ -42,7 +42,7 @@ class Frame(NamedTuple):
         return round(self.height - BOTTOM - (value - low) / (high - low) * (self.height - TOP - BOTTOM), 1)
 
 
-def svg(chart: Chart, width: float = 560, height: float = 300) -> Markup:
+def svg(chart: Chart, width: float = 480, height: float = 290) -> Markup:
     """The picture, with its words for screen readers."""
     frame = Frame(chart, width, height)
     parts = [*_axes(frame)]
@@ -74,8 +74,8 @@ def _axes(frame: Frame) -> Iterator[str]:
         yield f'<path class="g" d="M{x} {bottom:g}v4"/><text class="t x" x="{x}" y="{bottom + 17:g}">{escape(text)}</text>'
     middle = (LEFT + right) / 2
     yield f'<text class="t x" x="{middle:g}" y="{frame.height - 5:g}">{escape(chart.x_label)}</text>'
-    turn = f'transform="rotate(-90 12 {(TOP + bottom) / 2:g})"'
-    yield f'<text class="t x" x="12" y="{(TOP + bottom) / 2:g}" {turn}>{escape(chart.y_label)}</text>'
+    turn = f'transform="rotate(-90 11 {(TOP + bottom) / 2:g})"'
+    yield f'<text class="t x" x="11" y="{(TOP + bottom) / 2:g}" {turn}>{escape(chart.y_label)}</text>'
 
 
 def _line(frame: Frame, series: Series, place: int) -> Iterator[str]:

@@ -38,6 +38,12 @@ def seeds(entry: Entry) -> int:
     return len({row.seed for row in entry.counted})
 
 
+def seed_text(entry: Entry) -> str:
+    """`seed 0`, `seeds 0, 1, 2`."""
+    found = [str(seed) for seed in dict.fromkeys(row.seed for row in entry.rows) if seed is not None]
+    return f"seed{'s' * (len(found) > 1)} {', '.join(found)}" if found else "no attack"
+
+
 def sentence(entry: Entry) -> str:
     """What can be said of a model, with all it takes to be understood."""
     worst, clean = entry.worst, entry.clean
