@@ -95,18 +95,23 @@ def read(path: str | Path, leave_out: Iterable[str] = ()) -> list[Record]:
 
 def pack(flags: Iterable[bool]) -> str:
     """Per-image booleans as hex, four a digit, the first flag in the highest bit: 1 0 1 0 1 is "a8"."""
-    bits = "".join(_bit(flag) for flag in flags)
-    return "".join(f"{int(bits[start : start + 4].ljust(4, '0'), 2):x}" for start in range(0, len(bits), 4))
+    found = "".join(_bit(flag) for flag in flags)
+    return "".join(f"{int(found[start : start + 4].ljust(4, '0'), 2):x}" for start in range(0, len(found), 4))
 
 
 def unpack(text: str, n: int) -> list[bool]:
     """The n booleans that `pack` wrote: `unpack("a8", 5)` is True, False, True, False, True."""
+    return [bit == "1" for bit in bits(text, n)]
+
+
+def bits(text: str, n: int) -> str:
+    """The same as a text of n letters, `bits("a8", 5)` is "10101"."""
     if n < 0 or len(text) != (n + 3) // 4 or not set(text) <= set("0123456789abcdef"):
         raise ValueError(f"{n} flags are {(n + 3) // 4} lower-case hex digits, got {len(text)}: {text[:40]!r}")
-    bits = "".join(f"{int(digit, 16):04b}" for digit in text)
-    if "1" in bits[n:]:
+    found = f"{int(text or '0', 16):0{4 * len(text)}b}"
+    if "1" in found[n:]:
         raise ValueError(f"the text holds more flags than n={n}: its last digit is {text[-1]!r}")
-    return [bit == "1" for bit in bits[:n]]
+    return found[:n]
 
 
 def versions(*names: str) -> dict[str, str]:

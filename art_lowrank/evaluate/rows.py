@@ -11,7 +11,7 @@ import numpy as np
 
 from art_lowrank.evaluate.outcome import NotRun, failed
 from art_lowrank.evaluate.plan import CLEAN, Cell
-from art_lowrank.record import JSON, Record, unpack
+from art_lowrank.record import JSON, Record, bits
 from art_lowrank.statistics import Interval, wilson
 
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
@@ -28,6 +28,7 @@ class Row:
     threat: str  # "" of the clean row
     seed: int | None
     robust: Flags  # (n,) images that hold
+    attacked: int = 0  # images
     gradients: float = 0.0  # an image that was attacked
     seconds: float = 0.0
     doubts: tuple[str, ...] = ()  # of the model, seen on clean images: on all of its rows
@@ -147,6 +148,7 @@ def _apart(cells: Sequence[Cell]) -> list[Cell]:
 
 def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
     first, done = cells[0], [record for record in records if not failed(record)]
+    images = sum(_attacked(record) for record in done)
     lost = [record.values for record in records if failed(record)]
     return Row(
         first.model,
@@ -155,7 +157,8 @@ def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
         next((str(record.values["threat"]) for record in done if "threat" in record.values), ""),
         None if first.attack == CLEAN else first.seed,
         np.concatenate([flags_of(record, "robust") for record in done] or [np.zeros(0, np.bool_)]),
-        gradients=_total(done, "gradients") / max(1, sum(attacked(record) for record in done)),
+        attacked=images,
+        gradients=_total(done, "gradients") / max(1, images),
         seconds=sum(_number(record.volatile.get("seconds")) for record in done),
         doubts=tuple(dict.fromkeys(_doubts(done))),
         notes=tuple(_notes(done)),
@@ -163,7 +166,9 @@ def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
         error=str(lost[0]["error"]) if lost else "",
         not_run=any(values["type"] == NotRun.__name__ for values in lost),
         after=max(0, len(first.needs) - 1),
-        slices=tuple((cell.start, cell.stop) for cell, record in zip(cells, records, strict=True) if not failed(record)),
+        slices=tuple(
+            (cell.start, cell.stop) for cell, record in zip(cells, records, strict=True) if not failed(record)
+        ),
         records=tuple(records),
     )
 
@@ -207,11 +212,11 @@ def breaking(record: Record) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
 
 def flags_of(record: Record, name: str) -> Flags:
     """A packed bool an image."""
-    return np.array(unpack(str(record.values[name]), record.n), dtype=np.bool_)
+    found: Flags = np.frombuffer(bits(str(record.values[name]), record.n).encode(), np.uint8) == ord("1")
+    return found
 
 
-def attacked(record: Record) -> int:
-    """How many images were attacked."""
+def _attacked(record: Record) -> int:
     return int(flags_of(record, "attacked").sum()) if "attacked" in record.values else record.n
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from art_lowrank.evaluate.report.curves import RankCurve, at_radii, rank_curve_of
 from art_lowrank.evaluate.report.ranking import Board
-from art_lowrank.evaluate.rows import Entry, Row, attacked
+from art_lowrank.evaluate.rows import Entry, Row
 from art_lowrank.evaluate.threat import number
 from art_lowrank.statistics import Interval, wilson
 
 TOGETHER = 8  # so many lines can be told apart; more models get a panel each
+
+
+Ticks = tuple[tuple[float, str], ...]
 
 
 class Mark(NamedTuple):
@@ -44,7 +47,7 @@ class Chart:
     x_label: str
     y_label: str
     series: tuple[Series, ...]
-    ticks: tuple[tuple[float, str], ...]  # of x
+    ticks: Ticks  # of x
     y_ticks: tuple[float, ...] = (0, 20, 40, 60, 80, 100)
     log_x: bool = False
     log_y: bool = False
@@ -61,27 +64,40 @@ class Chart:
 
 def rank_charts(board: Board) -> Iterator[Chart]:
     """Robust accuracy against rank: all models in one chart, or a panel each where they are many."""
-    found = [(entry, curve) for entry in board.entries if (curve := rank_curve_of(entry)) is not None]
-    if not found:
+    series, ticks = _rank_lines(board)
+    if len(series) <= TOGETHER:
+        yield from [_rank_chart("Robust accuracy against rank", series, ticks)] if series else []
         return
+    for line in series:
+        yield replace(_rank_chart(line.name, [line], ticks), under=line.note)
+
+
+def rank_chart(board: Board) -> Chart | None:
+    """The most robust models in one chart."""
+    series, ticks = _rank_lines(board)
+    more = f", the first {TOGETHER} of {len(series)} models" if len(series) > TOGETHER else ""
+    return _rank_chart(f"{board.title}{more}", series[:TOGETHER], ticks) if series else None
+
+
+def _rank_lines(board: Board) -> tuple[list[Series], Ticks]:
+    found = [(entry, curve) for entry in board.entries if (curve := rank_curve_of(entry)) is not None]
     ticks = rank_ticks([curve for _, curve in found])
-    series = [_rank_series(entry, curve, ticks) for entry, curve in found]
-    parts = [series] if len(found) <= TOGETHER else [[line] for line in series]
-    for part in parts:
-        title = "Robust accuracy against rank" if len(parts) == 1 else part[0].name
-        yield Chart(
-            title, "rank of the perturbation", "robust accuracy (%)", tuple(part), ticks, log_x=True,
-            words="; ".join(f"{line.name}: {line.note}" for line in part),
-            under="" if len(parts) == 1 else part[0].note,
-        )  # fmt: skip
+    return [_rank_series(entry, curve, ticks) for entry, curve in found], ticks
 
 
-def _rank_series(entry: Entry, curve: RankCurve, ticks: Sequence[tuple[float, str]]) -> Series:
+def _rank_chart(title: str, series: Sequence[Series], ticks: Ticks) -> Chart:
+    return Chart(
+        title, "rank of the perturbation", "robust accuracy (%)", tuple(series), ticks, log_x=True,
+        words="; ".join(f"{line.name}: {line.note}" for line in series),
+    )  # fmt: skip
+
+
+def _rank_series(entry: Entry, curve: RankCurve, ticks: Ticks) -> Series:
     note = f"effective rank {rank_text(curve.effective)}"
     return Series(entry.model, tuple(_on_axis(curve, ticks)), curve.at, note=note)
 
 
-def rank_ticks(curves: Sequence[RankCurve]) -> tuple[tuple[float, str], ...]:
+def rank_ticks(curves: Sequence[RankCurve]) -> Ticks:
     """All ranks; full rank of unknown size comes after the others."""
     finite = sorted({rank for curve in curves for rank in curve.ranks if math.isfinite(rank)})
     ticks = [(rank, f"{rank:g}") for rank in finite]
@@ -145,7 +161,7 @@ def gradients(row: Row) -> float:
 
 def milliseconds(row: Row) -> float:
     """An image that was attacked."""
-    return 1000 * row.seconds / max(1, sum(attacked(record) for record in row.done))
+    return 1000 * row.seconds / max(1, row.attacked)
 
 
 def percent(share: Interval) -> tuple[float, float, float]:
@@ -160,7 +176,7 @@ def _around(marks: Sequence[Mark]) -> tuple[float, ...]:
     return tuple(float(tick) for tick in range(int(low // step) * step, 101, step) if tick < high + step)
 
 
-def decades(values: Sequence[float]) -> tuple[tuple[float, str], ...]:
+def decades(values: Sequence[float]) -> Ticks:
     """Ticks 1, 2, 5, 10 ... around the values, fewer where they span much."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     steps = (1, 2, 5) if high - low <= 2 else (1,)
@@ -170,12 +186,12 @@ def decades(values: Sequence[float]) -> tuple[tuple[float, str], ...]:
     return tuple((tick, f"{tick:g}") for tick in ticks if below <= tick <= above)
 
 
-def _on_axis(curve: RankCurve, ticks: Sequence[tuple[float, str]]) -> Iterator[Mark]:
+def _on_axis(curve: RankCurve, ticks: Ticks) -> Iterator[Mark]:
     for rank, accuracy in zip(curve.ranks, curve.accuracy, strict=True):
         yield Mark(rank if math.isfinite(rank) else ticks[-1][0], *percent(accuracy))
 
 
-def _apart(values: Sequence[float]) -> tuple[tuple[float, str], ...]:
+def _apart(values: Sequence[float]) -> Ticks:
     """Ticks at the values, those left out that would touch the one before."""
     kept: list[float] = []
     for value in values:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from art_lowrank.evaluate.report import png
-from art_lowrank.evaluate.report.chart import eps_charts, rank_charts
+from art_lowrank.evaluate.report.chart import TOGETHER, eps_charts, rank_chart
 from art_lowrank.evaluate.report.compare import Comparison, compared
 from art_lowrank.evaluate.report.gate import Bound, below
 from art_lowrank.evaluate.report.page import page
@@ -55,10 +56,12 @@ def files(summary: Summary, comparison: Comparison | None, pictures: int) -> Ite
     yield "report.md", markdown(summary, comparison).encode()
     yield "report.csv", csv_text(summary).encode()
     if png.can_draw():
-        charts = [chart for board in summary.boards for chart in rank_charts(board)]
-        for name, found in (("rank", charts), ("eps", list(eps_charts(summary.entries)))):
-            for place, chart in enumerate(found, start=1):
-                yield f"{name}-{place}.png", png.png(chart)
+        charts = {f"rank-{place}": rank_chart(board) for place, board in enumerate(summary.boards, start=1)}
+        radii = islice(eps_charts(summary.entries), TOGETHER)
+        charts |= {f"eps-{place}": chart for place, chart in enumerate(radii, start=1)}
+        for name, found in charts.items():
+            if found is not None:
+                yield f"{name}.png", png.png(found)
     yield PAGE, page(summary, comparison, pictures).encode()
 
 

@@ -132,4 +132,6 @@ def _apart(before: _Number, now: _Number) -> str:
 
 
 def _only(these: Mapping[Key, object], those: Mapping[Key, object]) -> list[str]:
-    return [f"{key[0]} on {key[1]}, {key[3]}" + (f" at {key[2]}" if key[2] else "") for key in these if key not in those]
+    return [
+        f"{key[0]} on {key[1]}, {key[3]}" + (f" at {key[2]}" if key[2] else "") for key in these if key not in those
+    ]

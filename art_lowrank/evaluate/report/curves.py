@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from art_lowrank.evaluate.rows import Entry, Flags, Row, breaking
 from art_lowrank.statistics import Interval, wilson
 
 NEAR = 0.01  # the effective rank is the smallest whose robust accuracy is within one point of the last rank's
-DRAWS = 2000  # of the images, with replacement, for its interval
+DRAWS = 1000  # of the images, with replacement, for its interval
 
 Held = npt.NDArray[np.bool_]  # (ranks, images)
 
@@ -51,6 +52,7 @@ class Radii(NamedTuple):
     points: tuple[Point, ...]  # ascending
 
 
+@lru_cache(maxsize=4096)
 def rank_curve_of(entry: Entry) -> RankCurve | None:
     """From the entry's rank curve if it was run, or else from the attack that was run at most ranks."""
     for row in entry.counted:
@@ -96,10 +98,11 @@ def _rank_curve(source: str, ranks: tuple[float, ...], held: Held) -> RankCurve:
 
 def effective_rank(ranks: Sequence[float], held: Held, seed: int = 0) -> Interval:
     """The smallest rank that leaves at most a point more than the last, with a bootstrap interval over the images."""
-    patterns, counts = np.unique(held.T, axis=0, return_counts=True)
     n = held.shape[1]
+    codes = (1 << np.arange(len(held), dtype=np.int64)) @ held  # the same for images that hold at the same ranks
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(n, counts / n, size=DRAWS)
-    shares = np.vstack([counts[None], draws]) @ patterns.astype(np.float64) / n
+    shares = np.vstack([counts[None], draws]) @ held.T[first].astype(np.float64) / n
     found = np.asarray(ranks)[(shares <= shares[:, -1:] + NEAR + 1e-9).argmax(1)]
     low, high = np.quantile(found[1:], [0.025, 0.975], method="nearest")
     return Interval(float(found[0]), float(low), float(high))

@@ -165,7 +165,7 @@ def _plateaus(clean: Row, rows: Iterable[Row]) -> Iterator[tuple[Row, Flag]]:
         points, n = series.points, len(clean.robust)
         last = points[-1]
         before = [point for point in points if point.eps <= last.eps / WIDER + 1e-12]
-        if not before or before[-1].share - last.share >= FLAT:
+        if not before or abs(before[-1].share - last.share) >= FLAT:
             continue
         now = wilson(round(last.share * n), n)
         if now.high < clean.accuracy.low and now.low > 1.5 / classes(clean):

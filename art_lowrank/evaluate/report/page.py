@@ -15,7 +15,15 @@ from markupsafe import Markup
 
 from art_lowrank import __version__
 from art_lowrank.evaluate.report import words
-from art_lowrank.evaluate.report.chart import Chart, cost_charts, eps_charts, gradients, milliseconds, rank_charts, rank_text
+from art_lowrank.evaluate.report.chart import (
+    Chart,
+    cost_charts,
+    eps_charts,
+    gradients,
+    milliseconds,
+    rank_charts,
+    rank_text,
+)
 from art_lowrank.evaluate.report.compare import Comparison
 from art_lowrank.evaluate.report.curves import rank_curve_of
 from art_lowrank.evaluate.report.flags import KINDS, Flag
@@ -83,7 +91,7 @@ class Part:
     board: Board
     sections: Sequence[Section]
 
-    @property
+    @cached_property
     def charts(self) -> list[Chart]:
         return list(rank_charts(self.board))
 
@@ -99,7 +107,7 @@ class Part:
         found = distance(entry.worst, first.worst)
         return words.NONE if found is None else str(found)
 
-    @property
+    @cached_property
     def columns(self) -> list[tuple[str, int]]:
         """Every attack that some model met."""
         found = ((row.attack, row.after) for entry in self.board.entries for row in entry.rows if row.threat)

@@ -78,8 +78,8 @@ def surely_better(robust: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     held = robust.astype(np.float64)
     only = held @ (1 - held).T  # images that i holds and j does not
     upper = np.triu_indices(len(held), 1)
-    fewer, more = np.minimum(only, only.T)[upper], np.maximum(only, only.T)[upper]
-    p = np.minimum(1.0, 2 * special.bdtr(fewer, fewer + more, 0.5))
+    fewer, differ = np.minimum(only, only.T)[upper].astype(np.int64), (only + only.T)[upper].astype(np.int64)
+    p = np.minimum(1.0, 2 * special.bdtr(fewer, differ, 0.5))
     sure = np.zeros_like(only, dtype=np.bool_)
     sure[upper] = holm(p) < SURE
     return (sure | sure.T) & (only > only.T)

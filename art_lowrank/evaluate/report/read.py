@@ -11,7 +11,7 @@ from typing import Any
 from art_lowrank.evaluate.outcome import KIND, RECORDS
 from art_lowrank.evaluate.plan import CLEAN, Cell
 from art_lowrank.evaluate.rows import Row, rows_of
-from art_lowrank.record import Record, read, unpack
+from art_lowrank.record import Record, bits, read
 
 LONG = ("margin",)  # a number an image that no report shows
 PACKED, TEXTS, LISTS = ("robust", "attacked", "dead"), ("model_hash", "threat"), ("values", "breaking", "doubts")
@@ -73,7 +73,7 @@ def _check(record: Record) -> None:
     _of_type("values", values, {"robust": str} if record.attack == CLEAN else {"robust": str, "attacked": str})
     for name in PACKED:
         if name in values:
-            unpack(str(values[name]), record.n)
+            bits(str(values[name]), record.n)
     for names, kind in ((TEXTS, str), (LISTS, list)):
         _of_type("values", values, {name: kind for name in names if name in values})
     if "breaking" in values and len(_list(values["breaking"])) != record.n:

@@ -96,10 +96,10 @@ def _line(frame: Frame, series: Series, place: int) -> Iterator[str]:
 
 def _mark(frame: Frame, series: Series, mark: Mark, x: float, y: float, shape: int, ring: bool) -> str:
     """A point, or the number of a point without a line, between the ends of its interval."""
+    if shape < 0:
+        bar = f'<path class="w" d="M{x} {frame.y(mark.low)}V{frame.y(mark.high)}"/>'
+        return f'{bar}<circle class="o" cx="{x}" cy="{y}" r="8"/><text class="n" x="{x}" y="{y + 4:g}">{escape(series.name)}</text>'
     tip = f"{series.name}: {mark.x:.4g} {frame.chart.x_label}, {mark.y:.4g} [{mark.low:.4g}, {mark.high:.4g}]"
     whole = f'<g transform="translate({x} {y})"><title>{escape(tip)}</title>'
-    if shape < 0:
-        bar = f"M0 {frame.y(mark.low) - y:.1f}V{frame.y(mark.high) - y:.1f}"
-        return f'{whole}<path class="w" d="{bar}"/><circle class="o" r="8"/><text class="n" y="4">{escape(series.name)}</text></g>'
     halo = '<circle class="r" r="8.5"/>' if ring else ""
     return f'{whole}{halo}<path class="m" d="{SHAPES[shape]}"/></g>'

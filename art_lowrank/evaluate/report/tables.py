@@ -101,7 +101,10 @@ def csv_text(summary: Summary) -> str:
 def _values(row: Row, flags: Sequence[str], again: Sequence[str]) -> Sequence[object]:
     n = len(row.robust)
     interval = [f"{number:.6f}" for number in row.accuracy] if n else ["", "", ""]
-    hashes = [" ".join(dict.fromkeys(str(record.values.get(key, "")) for record in row.done)) for key in ("model_hash", "data_hash")]
+    hashes = [
+        " ".join(dict.fromkeys(str(record.values.get(key, "")) for record in row.done))
+        for key in ("model_hash", "data_hash")
+    ]
     cells = " ".join(str(record.settings["cell"]) for record in row.records)
     return (
         row.model, row.data, row.threat, row.attack, "" if row.seed is None else row.seed, n, int(row.robust.sum()),
