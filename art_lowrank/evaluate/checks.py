@@ -77,7 +77,7 @@ def dynamic(model: nn.Module, x: Tensor, device: torch.device, size: Size) -> bo
     """Whether the model differentiates while it answers, as defences do that optimise for every image."""
     with _Differentiations() as seen, torch.no_grad():
         model(x[: min(LOOK, size.images)].to(device, copy=True))
-    return seen.count > 0
+    return bool(seen.count)
 
 
 def zero_gradients(

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from safetensors.torch import save
 from torch import Tensor
 
-from art_lowrank.files import write_whole
 from art_lowrank.evaluate.outcome import IMAGES, LOCK, MARK, RECORDS
+from art_lowrank.files import write_whole
 from art_lowrank.record import TORN, Record, append
 
 try:

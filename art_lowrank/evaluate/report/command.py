@@ -1,4 +1,4 @@
-"""What `art-lowrank report` does: read, write the page and the tables beside it, say what counts, name the exit code."""
+"""What `art-lowrank report` does: read, write the page and the tables beside it, name the exit code."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def shown(summary: Summary, comparison: Comparison | None) -> Iterator[str]:
             number = "no worst case" if entry.worst is None else entry.worst.accuracy.percent()
             clean = "failed" if entry.clean.error else entry.clean.accuracy.percent()
             doubts = f"  doubtful: {kinds}" if kinds else ""
-            yield f"  {place or '-':>3s}. {entry.model:{wide}s}  clean {clean:22s}  worst case {number:22s}{doubts}".rstrip()
+            name = f"  {place or '-':>3s}. {entry.model:{wide}s}"
+            yield f"{name}  clean {clean:22s}  worst case {number:22s}{doubts}".rstrip()
     if comparison is not None:
         yield f"Since {comparison.other}:"
         yield from (f"  {line}" for line in comparison.lines())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, permutations
 from typing import NamedTuple
-
-import numpy as np
 
 from art_lowrank.evaluate.remarks import MEANINGS, kind_of
 from art_lowrank.evaluate.report.curves import at_radii
@@ -64,7 +63,7 @@ def flags_in(entries: Sequence[Entry]) -> dict[Row, list[Flag]]:
     return {row: list(dict.fromkeys(flags)) for row, flags in found.items()}
 
 
-def entry_flags(entry: Entry, flags: dict[Row, list[Flag]]) -> list[Flag]:
+def entry_flags(entry: Entry, flags: Mapping[Row, Sequence[Flag]]) -> list[Flag]:
     """What doubts a model's worst case: its own flags and those of all attacks."""
     return list(dict.fromkeys(flag for row in (entry.clean, *entry.rows) for flag in flags.get(row, ())))
 
@@ -108,16 +107,22 @@ def _all_allowed(entry: Entry, row: Row) -> Iterator[Flag]:
     """In a ball that holds the grey image the best attack leaves the images of one class at most."""
     norm, eps = row.threat.split()[0], eps_of(row.threat.split()[1])
     values = [record.values for record in entry.clean.done]
-    shapes = [value["shape"] for value in values if isinstance(value.get("shape"), list)]
-    if norm not in NUMBERS or not shapes or len(shapes) < len(values) or variant_of(row).level == LOW_RANK:
+    counts = [count for value in values if isinstance(count := value.get("most_common"), int)]
+    pixels = _pixels(entry.clean)
+    if norm not in NUMBERS or not pixels or len(counts) < len(values) or variant_of(row).level == LOW_RANK:
         return
-    pixels = float(np.prod([int(size) for size in shapes[0]]))
     if eps < 0.5 * pixels ** (1 / NUMBERS[norm]):
         return
-    common = sum(int(value["most_common"]) for value in values) / max(1, len(entry.clean.robust))
+    common = sum(counts) / max(1, len(entry.clean.robust))
     if row.accuracy.low > common:
         seen = f"{row.accuracy.percent()} hold where every image may become grey; one class has {100 * common:.0f} %"
         yield Flag("more than chance where all is allowed", seen)
+
+
+def _pixels(clean: Row) -> int:
+    """Numbers an image has, or 0 where the records do not say."""
+    shape = clean.done[0].values.get("shape") if clean.done else None
+    return math.prod(size if isinstance(size, int) else 0 for size in shape) if isinstance(shape, list) else 0
 
 
 def _between(entry: Entry) -> Iterator[tuple[Row, Flag]]:
@@ -169,8 +174,8 @@ def _plateaus(clean: Row, rows: Iterable[Row]) -> Iterator[tuple[Row, Flag]]:
             continue
         now = wilson(round(last.share * n), n)
         if now.high < clean.accuracy.low and now.low > 1.5 / classes(clean):
-            seen = f"{100 * before[-1].share:.1f} % at eps {before[-1].eps:.4g}, {100 * last.share:.1f} % at {last.eps:.4g}"
-            yield series.row, Flag("plateau", seen)
+            steps = (f"{100 * share:.1f} % at eps {eps:.4g}" for eps, share in (before[-1], last))
+            yield series.row, Flag("plateau", ", ".join(steps))
 
 
 def classes(clean: Row) -> float:

@@ -61,7 +61,7 @@ class Slice:
         places = {int(row): place for place, row in enumerate(self.rows)}
         with safe_open(self.path, framework="np") as file:
             kept = file.get_slice("x")
-            return np.stack([np.float64(kept[places[row] : places[row] + 1])[0] for row in rows])
+            return np.concatenate([kept[places[row] : places[row] + 1] for row in rows]).astype(np.float64)
 
     def answer(self, row: int) -> int:
         """The class the model took the image for."""
@@ -86,7 +86,7 @@ def _chosen(entry: Entry) -> list[Row]:
     """The attack of least rank, and the strongest of all others."""
     whole = [row for row in entry.counted if not row.after]
     low = [row for row in whole if variant_of(row).level == LOW_RANK]
-    rest = [row for row in whole if row not in low] or [row for row in low[1:]]
+    rest = [row for row in whole if row not in low] or low[1:]
     first = min(low, key=lambda row: variant_of(row).rank or np.inf, default=None)
     last = min(rest, key=lambda row: int(row.robust.sum()), default=None)
     return [row for row in (first, last) if row is not None] or list(entry.counted[:1])
@@ -149,7 +149,7 @@ UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, IndexError)
 def picture(image: Array, words: str) -> Picture:
     """(c, h, w) in [0, 1] as a PNG in a data address; large ones are made smaller by means over blocks."""
     image = _smaller(image if image.shape[0] in (1, 3) else image[:1])
-    pixels = np.uint8(np.clip(np.nan_to_num(image), 0, 1) * 255 + 0.5).transpose(1, 2, 0)
+    pixels = (np.clip(np.nan_to_num(image), 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
     src = "data:image/png;base64," + base64.b64encode(png_of(pixels)).decode()
     return Picture(src, words, max(96, image.shape[2]))
 

@@ -48,6 +48,7 @@ class Board:
 
 
 def p_text(p: float) -> str:
+    """A p-value, the smallest ones as small."""
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
 
 

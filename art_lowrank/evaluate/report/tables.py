@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from art_lowrank.evaluate.report.chart import milliseconds, rank_text
 from art_lowrank.evaluate.report.compare import Comparison
 from art_lowrank.evaluate.report.curves import rank_curve_of
-from art_lowrank.evaluate.report.reproduce import commands
 from art_lowrank.evaluate.report.ranking import Board
+from art_lowrank.evaluate.report.reproduce import commands
 from art_lowrank.evaluate.report.summary import Summary
 from art_lowrank.evaluate.report.words import accuracy, against_strongest, name, sentence, time
 from art_lowrank.evaluate.rows import Entry, Row
