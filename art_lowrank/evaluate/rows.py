@@ -11,6 +11,7 @@ import numpy as np
 
 from art_lowrank.evaluate.outcome import NotRun, failed
 from art_lowrank.evaluate.plan import CLEAN, Cell
+from art_lowrank.evaluate.threat import Threat
 from art_lowrank.record import JSON, Record, bits
 from art_lowrank.statistics import Interval, wilson
 
@@ -154,7 +155,7 @@ def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
         first.model,
         first.data,
         first.attack,
-        next((str(record.values["threat"]) for record in done if "threat" in record.values), ""),
+        _threat(first, done),
         None if first.attack == CLEAN else first.seed,
         np.concatenate([flags_of(record, "robust") for record in done] or [np.zeros(0, np.bool_)]),
         attacked=images,
@@ -171,6 +172,19 @@ def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
         ),
         records=tuple(records),
     )
+
+
+def _threat(cell: Cell, done: Sequence[Record]) -> str:
+    """What the attack was allowed; of one that failed, what it was to be allowed."""
+    if cell.attack == CLEAN:
+        return ""
+    known = next((str(record.values["threat"]) for record in done if "threat" in record.values), "")
+    meant = cell.identity["attack"]
+    asked = meant.get("threat") if isinstance(meant, Mapping) else None
+    if known or not isinstance(asked, list) or len(asked) != 3 or not isinstance(asked[1], int | float):
+        return known
+    tile = asked[2] if isinstance(asked[2], int) else None
+    return str(Threat(str(asked[0]), float(asked[1]), tile))
 
 
 def _doubts(done: Sequence[Record]) -> Iterator[str]:

@@ -9,7 +9,6 @@ import pytest
 
 from art_lowrank.evaluate.plan import CLEAN, Cell
 from art_lowrank.evaluate.report.summary import summary_of
-from art_lowrank.evaluate.spec import parse
 from art_lowrank.evaluate.threat import Threat
 from art_lowrank.record import Record, append, pack
 
@@ -49,7 +48,7 @@ def folder(tmp_path):
             for attack, values in attacks.items():
                 values = values if isinstance(values, dict) else {"robust": values}
                 threat = Threat(norm, eps)
-                meant = {"spec": parse(attack).identity, "threat": threat.meaning()}
+                meant = {"spec": attack, "threat": threat.meaning()}
                 earlier = list(before) if survivors else []
                 attacked = replace(
                     cell, attack=attack, seed=seed, identity={**common, "attack": meant, "after": earlier},
