@@ -106,7 +106,9 @@ def train(out: Path, resume: bool, quiet: bool, **settings: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("art-lowrank-evaluation"))
 @click.option("--plan", type=click.Path(path_type=Path), help="TOML file; models, attacks, data, seeds are lists.")
 @click.option("--model", "models", multiple=True, help="One model; give it again for more.  [default: digits nets]")
-@click.option("--attack", "attacks", multiple=True, help="One attack; give it again for more.  [default: six]")
+@click.option(
+    "--attack", "attacks", multiple=True, help="One attack; give it again for more, clean for none.  [default: six]"
+)
 @click.option("--data", multiple=True, help="digits, robustbench:cifar10, file.npz, folder:PATH.  [default: digits]")
 @click.option("--norm", default=None, help="Of attacks that do not say: 2, inf, 1 or nuc.  [default: 2]")
 @click.option("--eps", default=None, help="Radius of attacks that do not say, 0.5 or 8/255.  [default: 0.5]")

@@ -62,7 +62,11 @@ def bench_of(plan: Plan) -> Bench:
     return Bench(
         [model_entry(spec, plan.model_dir) for spec in specs(plan.models, "models")],
         [data_entry(spec, plan.data_dir) for spec in specs(plan.data, "data")],
-        [attack_entry(spec, plan.norm, plan.eps) for spec in specs(plan.attacks or (), "attacks")],
+        [
+            attack_entry(spec, plan.norm, plan.eps)
+            for spec in specs(plan.attacks or (), "attacks")
+            if spec.text != CLEAN
+        ],
         device=device,
         batch_size=plan.batch_size,
         keep_images=plan.keep_images,

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from art_lowrank.evaluate import plan_of, read_plan
+from art_lowrank.evaluate import evaluate, plan_of, read_plan
 from art_lowrank.evaluate.plan import cells_of, slices
 from art_lowrank.evaluate.run import bench_of
 
@@ -142,3 +142,12 @@ def test_ids_follow_options_and_the_bytes_of_files_but_not_their_spelling(tmp_pa
     for changes in ({"eps": 8 / 256}, {"norm": "inf"}, {"attacks": "lowrank-pgd[rank=3]"}, {"seed": 1}):
         asked = {"attacks": "lowrank-pgd[rank=2]", "eps": 8 / 255, **changes}
         assert ids(**asked)[1] != same[1]
+
+
+def test_clean_alone_is_no_attack(tmp_path):
+    found = evaluate(
+        plan_of({"models": ["digits:standard"], "attacks": ["clean"], "images": 20}), tmp_path, verbose=False
+    )
+    assert [cell.attack for cell in found.cells] == ["clean"]
+    with pytest.raises(ValueError, match="unknown attack"):
+        evaluate(plan_of({"attacks": ["clean[eps=1]"]}), tmp_path, verbose=False)

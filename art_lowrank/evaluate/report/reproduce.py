@@ -38,8 +38,9 @@ def _command(record: Record, images: int, size: int, before: Mapping[str, str]) 
         for cell in after:
             words += ["--attack", before.get(str(cell), "?")]
         words.insert(4, "--survivors")
+    words += ["--attack", record.attack]
     if record.attack != CLEAN:
-        words += ["--attack", record.attack, *_threat(attack), "--seed", str(record.seed)]
+        words += [*_threat(attack), "--seed", str(record.seed)]
     words += ["--images", str(images)]
     if size != min(images, Plan.slice):
         words += ["--slice", str(size)]

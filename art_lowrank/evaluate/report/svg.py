@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from art_lowrank.evaluate.report.chart import TOGETHER, Chart, Mark, Series
 
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 12.0, 10.0, 40.0  # margins
+RIGHT, TOP, BOTTOM = 12.0, 10.0, 40.0  # margins
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 3", "10 4", "4 2 1 2", "12 3 3 3")
 SHAPES = (  # around the origin, within a circle of radius 4
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.5-3.5h7v7h-7z", "M0-4.6L4.2 3.4H-4.2z", "M0-4.8L4.8 0L0 4.8L-4.8 0z",
@@ -26,12 +26,17 @@ class Frame(NamedTuple):
     width: float
     height: float
 
+    @property
+    def left(self) -> float:
+        """The left margin: the label of the axis, and the longest of its numbers."""
+        return 30 + 8.0 * max(3, *(len(f"{value:g}") for value in self.chart.y_ticks))
+
     def x(self, value: float) -> float:
         """A value of the horizontal axis in units of the picture."""
         low, high = self.chart.x_range
         if self.chart.log_x:
             value, low, high = math.log(value), math.log(low), math.log(high)
-        return round(LEFT + 8 + (value - low) / (high - low) * (self.width - LEFT - RIGHT - 16), 1)
+        return round(self.left + 8 + (value - low) / (high - low) * (self.width - self.left - RIGHT - 16), 1)
 
     def y(self, value: float) -> float:
         """A value of the vertical axis in units of the picture; what lies outside is put on the edge."""
@@ -64,16 +69,16 @@ def key(place: int) -> Markup:
 
 
 def _axes(frame: Frame) -> Iterator[str]:
-    chart, bottom, right = frame.chart, frame.height - BOTTOM, frame.width - RIGHT
+    chart, left, bottom, right = frame.chart, frame.left, frame.height - BOTTOM, frame.width - RIGHT
     for value in chart.y_ticks:
         y = frame.y(value)
-        yield f'<path class="g" d="M{LEFT:g} {y}H{right:g}"/>'
-        yield f'<text class="t e" x="{LEFT - 6:g}" y="{y + 4:g}">{value:g}</text>'
+        yield f'<path class="g" d="M{left:g} {y}H{right:g}"/>'
+        yield f'<text class="t e" x="{left - 6:g}" y="{y + 4:g}">{value:g}</text>'
     for value, text in chart.ticks:
         x = frame.x(value)
         yield f'<path class="g" d="M{x} {bottom:g}v4"/>'
         yield f'<text class="t x" x="{x}" y="{bottom + 17:g}">{escape(text)}</text>'
-    middle = (LEFT + right) / 2
+    middle = (left + right) / 2
     yield f'<text class="t x" x="{middle:g}" y="{frame.height - 5:g}">{escape(chart.x_label)}</text>'
     turn = f'transform="rotate(-90 11 {(TOP + bottom) / 2:g})"'
     yield f'<text class="t x" x="11" y="{(TOP + bottom) / 2:g}" {turn}>{escape(chart.y_label)}</text>'

@@ -4,14 +4,13 @@ const said = document.getElementById("said");
 function value(row, column) {
   const cell = row.cells[column];
   const text = cell.dataset.v ?? cell.textContent.trim();
-  const number = text === "" || text === "–" ? NaN : Number(text);
-  return { number, text };
+  return { number: text === "" ? NaN : Number(text), text }; // "" where there is no number
 }
 
 function sort(table, column, ascending) {
   const sign = ascending ? 1 : -1;
   const rows = [...table.tBodies[0].rows].map((row) => ({ row, key: value(row, column) }));
-  const numbers = rows.some(({ key }) => !Number.isNaN(key.number));
+  const numbers = rows.every(({ key }) => key.text === "" || !Number.isNaN(key.number));
   rows.sort((a, b) => {
     if (!numbers) return sign * a.key.text.localeCompare(b.key.text, undefined, { numeric: true });
     if (Number.isNaN(a.key.number) || Number.isNaN(b.key.number)) return Number.isNaN(a.key.number) - Number.isNaN(b.key.number);
@@ -29,7 +28,8 @@ for (const table of document.querySelectorAll("table.board")) {
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      const ascending = head.getAttribute("aria-sort") === "descending";
+      const before = head.getAttribute("aria-sort") ?? (head.dataset.sort ? "descending" : "ascending");
+      const ascending = before === "descending";
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
       sort(table, column, ascending);
@@ -55,9 +55,16 @@ for (const table of document.querySelectorAll("table.board")) {
 
 function reveal() {
   const target = location.hash && document.getElementById(location.hash.slice(1));
-  if (target instanceof HTMLDetailsElement) target.open = true;
+  const part = target && target.closest("details");
+  if (!part || part.open) return;
+  part.open = true;
+  target.scrollIntoView();
 }
 addEventListener("hashchange", reveal);
+addEventListener("click", (event) => {
+  // a link that was followed before changes no hash
+  if (event.target.closest('a[href^="#"]')) setTimeout(reveal);
+});
 reveal();
 
 let closed = [];
