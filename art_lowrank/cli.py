@@ -23,7 +23,7 @@ def main() -> None:
     type=click.Path(path_type=Path, file_okay=False, writable=True),
     default=Path("art-lowrank-demo"),
     show_default=True,
-    help="Folder for the picture and the records.",
+    help="Folder for the records and the report.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the attacks.")
 def demo(out: Path, seed: int) -> None:

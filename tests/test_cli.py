@@ -47,10 +47,11 @@ def test_demo(tmp_path):
     assert robust["digits:adversarial", "rank-curve"] > robust["digits:standard", "rank-curve"] + 50
     for name in ("torchattacks", "matplotlib"):
         assert (f"{name} is not installed" in result.output) == (find_spec(name) is None)
+    page = tmp_path / "new" / "folder" / "report" / "index.html"
+    assert f"Report: {page}" in result.output
+    assert page.read_text().count("data:image/png;base64") == 3 * 4 * 5  # nets, images, clean and two attacks
     if "matplotlib is not installed" not in result.output:
-        picture = (tmp_path / "new" / "folder" / "demo.png").read_bytes()
-        assert picture.startswith(b"\x89PNG")
-        assert len(picture) > 20_000
+        assert (page.parent / "rank-1.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):

@@ -1,4 +1,4 @@
-"""The demo: the bare evaluation of the built-in nets, with torchattacks where it is installed, and a picture."""
+"""The demo: the bare evaluation of the built-in nets, with torchattacks where it is installed, and its report."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 
-from art_lowrank.attack import lowrank_pgd
-from art_lowrank.demo.digits import digits
-from art_lowrank.demo.nets import built_in
 from art_lowrank.evaluate.command import show
 from art_lowrank.evaluate.plan import DIGITS, Plan, usual_attacks
+from art_lowrank.evaluate.report.command import Asked, report
 from art_lowrank.evaluate.run import evaluate
 
 EPS = 0.5
@@ -22,7 +20,7 @@ PGDL2 = f"torchattacks:PGDL2[steps=20,alpha={EPS / 5},random_start=false]"
 
 
 def main(out: Path, seed: int, say: Callable[[str], Any] = print, verbose: bool = True) -> None:
-    """Evaluate, print the table, draw the picture."""
+    """Evaluate, print the table, write the report."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # nets this small only lose by more, ten times over on a busy machine
     try:
@@ -39,18 +37,7 @@ def _run(out: Path, seed: int, say: Callable[[str], Any], verbose: bool) -> None
     say("Three small nets for handwritten digits of 8 x 8: trained on clean images, on attacked ones, and the same")
     say("with low-rank weights. How many of 500 test images hold against each attack?")
     show(evaluate(Plan(models=DIGITS, attacks=attacks, eps=EPS, seeds=(seed,)), out, verbose=verbose), out, say)
-    for name, extra in (("torchattacks", "torchattacks"), ("matplotlib", "report")):
-        if find_spec(name) is None:
-            say(f"{name} is not installed, so its part is left out: pip install 'art-lowrank[{extra}]'")
-    if find_spec("matplotlib") is not None:
-        _picture(out / "demo.png", seed)
-        say(f"Picture: {out / 'demo.png'}")
+    if find_spec("torchattacks") is None:
+        say("torchattacks is not installed, so its part is left out: pip install 'art-lowrank[torchattacks]'")
+    report(Asked(out), say)
     say(f"Done in {time.perf_counter() - started:.0f} s.")
-
-
-def _picture(path: Path, seed: int) -> None:
-    """Four digits, what the attack adds to them, and what comes out."""
-    from art_lowrank.demo.picture import draw
-
-    net, test = built_in("standard"), digits()[1]
-    draw(net, test, lowrank_pgd(net, test.x, test.y, eps=EPS, rank=2, seed=seed), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def run_evaluation(
         plan = read_plan(path, given) if path else plan_of(given, "the flags")
         found = evaluate(plan, out, retry=retry, verbose=verbose)
         show(found, out, say)
+        say(f"A page of it: {shlex.join(['art-lowrank', 'report', str(out)])}")
         if leaderboard:
             from art_lowrank.evaluate.leaderboard import write_leaderboard
 
