@@ -7,11 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from art_lowrank.evaluate.report import png
 from art_lowrank.evaluate.report.chart import TOGETHER, eps_charts, rank_chart
 from art_lowrank.evaluate.report.compare import Comparison, compared
 from art_lowrank.evaluate.report.gate import Bound, below
 from art_lowrank.evaluate.report.page import page
+from art_lowrank.evaluate.report.png import can_draw, png
 from art_lowrank.evaluate.report.summary import Summary, summary_of
 from art_lowrank.evaluate.report.tables import csv_text, markdown
 from art_lowrank.files import write_whole
@@ -42,7 +42,7 @@ def report(asked: Asked, say: Callable[[str], Any] = print) -> int:
         write_whole(out / name, data)
     for line in shown(summary, comparison):
         say(line)
-    if not png.can_draw():
+    if not can_draw():
         say("matplotlib is not installed, so there are no PNG files: pip install 'art-lowrank[report]'")
     failures = list(below(summary, asked.bounds))
     for line in failures:
@@ -55,13 +55,13 @@ def files(summary: Summary, comparison: Comparison | None, pictures: int) -> Ite
     """Everything that is written, by name; the page last."""
     yield "report.md", markdown(summary, comparison).encode()
     yield "report.csv", csv_text(summary).encode()
-    if png.can_draw():
+    if can_draw():
         charts = {f"rank-{place}": rank_chart(board) for place, board in enumerate(summary.boards, start=1)}
         radii = islice(eps_charts(summary.entries), TOGETHER)
         charts |= {f"eps-{place}": chart for place, chart in enumerate(radii, start=1)}
         for name, found in charts.items():
             if found is not None:
-                yield f"{name}.png", png.png(found)
+                yield f"{name}.png", png(found)
     yield PAGE, page(summary, comparison, pictures).encode()
 
 
