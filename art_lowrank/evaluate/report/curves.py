@@ -110,6 +110,7 @@ def effective_rank(ranks: Sequence[float], held: Held, seed: int = 0) -> Interva
 
 def at_radii(rows: Sequence[Row]) -> Iterator[Radii]:
     """One model's attacks at several radii: curves over eps, and the same attack with one radius after the other."""
+    rows = list({(row.attack, row.threat): row for row in reversed(rows)}.values())[::-1]  # one seed
     for row in rows:
         if row.curve and spec_of(row.attack).name == "eps-curve":
             yield Radii(row, row.attack, tuple(Point(*point) for point in row.curve))

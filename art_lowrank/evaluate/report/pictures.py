@@ -84,12 +84,18 @@ def gallery(folder: Path, entry: Entry) -> list[Shown]:
 
 def _chosen(entry: Entry) -> list[Row]:
     """The attack of least rank, and the strongest of all others."""
-    whole = [row for row in entry.counted if not row.after]
+    whole = _plain(entry)
     low = [row for row in whole if variant_of(row).level == LOW_RANK]
     rest = [row for row in whole if row not in low] or low[1:]
     first = min(low, key=lambda row: variant_of(row).rank or np.inf, default=None)
     last = min(rest, key=lambda row: int(row.robust.sum()), default=None)
     return [row for row in (first, last) if row is not None] or list(entry.counted[:1])
+
+
+def _plain(entry: Entry) -> list[Row]:
+    """The attacks, one seed each; without curves, whose images were broken at different ranks or radii."""
+    rows = [row for row in entry.counted if not row.after] or list(entry.counted)
+    return list({row.attack: row for row in reversed([row for row in rows if not row.curve] or rows)}.values())[::-1]
 
 
 def _shown(clean: Slice, attacks: Sequence[tuple[Row, Slice]], place: int) -> Shown:
@@ -111,7 +117,7 @@ def spectra(folder: Path, entry: Entry) -> Chart | None:
     if not entry.clean.done:
         return None
     clean, series = Slice(folder, entry.clean.done[0]), []
-    for row in entry.counted[:TOGETHER]:
+    for row in _plain(entry)[:TOGETHER]:
         kept = Slice(folder, row.done[0])
         places = kept.rows[:LOOK].tolist()
         if not places:

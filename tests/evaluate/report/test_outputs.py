@@ -175,3 +175,15 @@ def test_png_files_where_matplotlib_is(seen, folder, held):
     path = folder({RANK1: held(0.6), "lowrank-pgd[rank=4]": held(0.5)}, model="$net_{1}$", out="png")
     (chart,) = rank_charts(summary_of(path).boards[0])
     assert png(chart).startswith(b"\x89PNG")
+
+
+def test_seeds_are_drawn_once(folder, held):
+    for seed in (0, 1):
+        for eps, share in ((0.25, 0.7), (0.5, 0.4)):
+            path = folder({PGD: held(share)}, eps=eps, seed=seed)
+    (chart,) = eps_charts(summary_of(path).entries)
+    assert [line.name for line in chart.series] == [PGD]
+    found = Page(page(summary_of(path), None, 0))
+    assert "least of 2 seeds" in found.text
+    assert f"{PGD} (seed 1)" in found.text
+    assert "200 images, seeds 0, 1, within L2 0.5" in found.text
