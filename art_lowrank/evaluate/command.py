@@ -80,7 +80,4 @@ def beside(found: Evaluation) -> Iterator[str]:
     if cards:
         yield "\nRobustBench's model cards (whole test sets), to compare with:"
     for name, card in cards:
-        best = f", best known {card.best_known:.2f} %" if card.best_known is not None else ""
-        doubt = ", called unreliable there" if card.unreliable else ""
-        shown = f"  {name}: clean {card.clean:.2f} %, AutoAttack {card.autoattack:.2f} % "
-        yield f"{shown}at {card.threat} {card.eps}{best}{doubt}"
+        yield f"  {name}: {card}"

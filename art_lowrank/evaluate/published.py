@@ -20,6 +20,12 @@ class Card(NamedTuple):
     best_known: float | None  # by whatever attack is stronger than AutoAttack there
     unreliable: bool  # RobustBench's own mark: AutoAttack overestimates this one
 
+    def __str__(self) -> str:
+        """In words."""
+        best = f", best known {self.best_known:.2f} %" if self.best_known is not None else ""
+        doubt = ", called unreliable there" if self.unreliable else ""
+        return f"clean {self.clean:.2f} %, AutoAttack {self.autoattack:.2f} % at {self.threat} {self.eps}{best}{doubt}"
+
 
 def published(model: str) -> Card | None:
     """The card of `robustbench:DATASET/THREAT/NAME`, if there is one."""

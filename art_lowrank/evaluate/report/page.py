@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from art_lowrank import __version__
+from art_lowrank.evaluate.published import Card, published
 from art_lowrank.evaluate.report import words
 from art_lowrank.evaluate.report.chart import (
     Chart,
@@ -71,6 +72,11 @@ class Section:
             return gallery(self.summary.folder, self.entry), spectra(self.summary.folder, self.entry), ""
         except UNREADABLE as error:
             return (), None, readable(error)
+
+    @property
+    def card(self) -> Card | None:
+        """What RobustBench has published of the model."""
+        return published(self.entry.model)
 
     def doubts(self, row: Row) -> Sequence[Flag]:
         return self.summary.flags.get(row, ())

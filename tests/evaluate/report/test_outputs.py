@@ -187,3 +187,9 @@ def test_seeds_are_drawn_once(folder, held):
     assert "least of 2 seeds" in found.text
     assert f"{PGD} (seed 1)" in found.text
     assert "200 images, seeds 0, 1, within L2 0.5" in found.text
+
+
+def test_a_published_card_stands_beside_the_numbers(folder, held):
+    path = folder({PGD: held(0.5)}, model="robustbench:cifar10/L2/Rice2020Overfitting")
+    found = Page(page(summary_of(path), None, 0))
+    assert "RobustBench’s card, on the whole test set: clean 88.67 %, AutoAttack 67.68 % at L2 0.5." in found.text  # noqa: RUF001
