@@ -53,6 +53,7 @@ for (const table of document.querySelectorAll("table.board")) {
   tools.hidden = false;
 }
 
+// for browsers that do not open by themselves what a link leads into
 function reveal() {
   const target = location.hash && document.getElementById(location.hash.slice(1));
   const part = target && target.closest("details");
@@ -61,10 +62,6 @@ function reveal() {
   target.scrollIntoView();
 }
 addEventListener("hashchange", reveal);
-addEventListener("click", (event) => {
-  // a link that was followed before changes no hash
-  if (event.target.closest('a[href^="#"]')) setTimeout(reveal);
-});
 reveal();
 
 let closed = [];
