@@ -116,7 +116,7 @@ def worst(rows: Sequence[Row]) -> Row:
     """Images that hold against every one of these attacks."""
     first = rows[0]
     attacks = len({row.attack for row in rows})
-    name = f"worst of {attacks}" if attacks > 1 else f"worst of {len(rows)} seeds"
+    name = f"worst of {len(rows)} seeds" if len(rows) > attacks == 1 else f"worst of {attacks}"
     robust = np.logical_and.reduce([row.robust for row in rows])
     return Row(
         first.model, first.data, name, first.threat, None, robust, doubts=first.doubts, slices=first.slices

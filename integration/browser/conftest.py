@@ -114,7 +114,7 @@ def _real(folder: Path) -> None:
 
 def _large(models: int, attacks: int) -> Callable[[Path], None]:
     """Records as the engine writes them, by the command that makes large folders."""
-    spec = importlib.util.spec_from_file_location("many", Path(__file__).parents[1] / "report" / "many.py")
+    spec = importlib.util.spec_from_file_location("many", Path(__file__).parents[1] / "evaluate" / "many.py")
     module: Any = importlib.util.module_from_spec(spec) if spec else SimpleNamespace()
 
     def write(folder: Path) -> None:

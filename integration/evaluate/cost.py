@@ -1,4 +1,4 @@
-"""What the engine costs: evaluating one net against the bare attack loop, the bare command, --help, the resume scan.
+"""What the engine costs: one net against the bare attack loop, the bare command, --help, the resume scan, a report.
 
 Wall-clock on one thread, interleaved repeats, the median of ratios with its interval. For a quiet machine:
 `tox run -e training -- integration/evaluate/cost.py`
@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from many import ATTACKS, IMAGES, MODELS, write_many
 
 from art_lowrank import lowrank_pgd
 from art_lowrank.evaluate import Plan, Store, evaluate
@@ -43,6 +45,7 @@ def main() -> None:
             overhead(arguments, Path(folder), net, images)
         commands(arguments, Path(folder))
         scan(arguments, Path(folder))
+        report(arguments, Path(folder))
 
 
 def overhead(arguments: argparse.Namespace, folder: Path, net: str, images: int) -> None:
@@ -114,6 +117,18 @@ def scan(arguments: argparse.Namespace, folder: Path) -> None:
     times = [seconds(opened) for _ in range(6)][1:]
     print(f"scan of {SCANNED:,} records, {size / 1e6:.0f} MB: {sorted(times)[2]:.2f} s")
     note(arguments, "resume scan", SCANNED, {"bytes": size}, {}, {"seconds": times})
+
+
+def report(arguments: argparse.Namespace, folder: Path) -> None:
+    """The command on a large evaluation, without the gallery: its time, and the page's size."""
+    source = folder / "many-models"
+    write_many(source)
+    line = [sys.executable, "-m", "art_lowrank", "report", str(source), "--gallery", "0"]
+    times = [seconds(lambda: subprocess.run(line, check=True, stdout=-3)) for _ in range(5)]
+    size = (source / "report" / "index.html").stat().st_size
+    print(f"report of {MODELS} models x {ATTACKS} attacks: {sorted(times)[2]:.2f} s, {size / 1e6:.2f} MB")
+    settings = {"models": MODELS, "attacks": ATTACKS}
+    note(arguments, "report", IMAGES, settings, {"bytes": size}, {"seconds": times})
 
 
 def seconds(work: Callable[[], object]) -> float:

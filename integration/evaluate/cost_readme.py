@@ -37,6 +37,14 @@ def lines(records: list[Record]) -> Iterator[str]:
             )
         elif record.model == "resume scan":
             yield f"- opening a folder of {record.n:,} records takes {middle(record):.2f} s (aim: 1 s)"
+        elif record.model == "report":
+            size = float(record.values["bytes"]) / 1e6
+            verdict = "met" if middle(record) < 5 and size < 3 else "missed"
+            yield (
+                f"- `art-lowrank report` of {record.settings['models']} models x {record.settings['attacks']} attacks x "
+                f"{record.n:,} images, without pictures, takes {middle(record):.1f} s for {size:.1f} MB "
+                f"(aim: 5 s and 3 MB, **{verdict}**)"
+            )
         else:
             aim = "two minutes" if record.model.endswith("evaluate") else "0.3 s"
             name = (

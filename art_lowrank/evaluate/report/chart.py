@@ -130,8 +130,12 @@ def eps_charts(entries: Sequence[Entry]) -> Iterator[Chart]:
         values = sorted({mark.x for line in lines for mark in line.marks})
         yield Chart(
             f"{model} on {data}", f"eps, {norm}", "robust accuracy (%)", tuple(lines), _apart(values),
-            words=f"robust accuracy of {model} at eps " + ", ".join(map(number, values)),
+            words="; ".join(f"{line.name}: " + ", ".join(map(_said, line.marks)) for line in lines),
         )  # fmt: skip
+
+
+def _said(mark: Mark) -> str:
+    return f"{mark.y:.1f} % at {number(mark.x) if mark.x else 0}"
 
 
 def cost_charts(entry: Entry) -> Iterator[Chart]:

@@ -14,6 +14,7 @@ from art_lowrank.evaluate.report.page import page
 from art_lowrank.evaluate.report.png import can_draw, png
 from art_lowrank.evaluate.report.summary import Summary, summary_of
 from art_lowrank.evaluate.report.tables import csv_text, markdown
+from art_lowrank.evaluate.report.words import printable
 from art_lowrank.files import write_whole
 
 FOLDER, PAGE = "report", "index.html"
@@ -41,20 +42,20 @@ def report(asked: Asked, say: Callable[[str], Any] = print) -> int:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / name, data)
     for line in shown(summary, comparison):
-        say(line)
+        say(printable(line))
     if not can_draw():
         say("matplotlib is not installed, so there are no PNG files: pip install 'art-lowrank[report]'")
     failures = list(below(summary, asked.bounds))
     for line in failures:
-        say(f"FAILED: {line}")
+        say(printable(f"FAILED: {line}"))
     say(f"Report: {out / PAGE}")
     return _code(asked, summary, comparison, bool(failures))
 
 
 def files(summary: Summary, comparison: Comparison | None, pictures: int) -> Iterator[tuple[str, bytes]]:
     """Everything that is written, by name; the page last."""
-    yield "report.md", markdown(summary, comparison).encode()
-    yield "report.csv", csv_text(summary).encode()
+    yield "report.md", printable(markdown(summary, comparison)).encode()
+    yield "report.csv", printable(csv_text(summary)).encode()
     if can_draw():
         charts = {f"rank-{place}": rank_chart(board) for place, board in enumerate(summary.boards, start=1)}
         radii = islice(eps_charts(summary.entries), TOGETHER)
@@ -62,7 +63,7 @@ def files(summary: Summary, comparison: Comparison | None, pictures: int) -> Ite
         for name, found in charts.items():
             if found is not None:
                 yield f"{name}.png", png(found)
-    yield PAGE, page(summary, comparison, pictures).encode()
+    yield PAGE, printable(page(summary, comparison, pictures)).encode()
 
 
 def shown(summary: Summary, comparison: Comparison | None) -> Iterator[str]:

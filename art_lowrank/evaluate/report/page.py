@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,7 @@ from art_lowrank.evaluate.report.summary import Summary
 from art_lowrank.evaluate.report.svg import key, svg
 from art_lowrank.evaluate.rows import Entry, Row
 
+DATE = re.compile(r"\d{4}-\d\d-\d\d")
 OPEN = 3  # models whose part is open at the beginning
 
 
@@ -162,7 +164,7 @@ def lowest(rows: Sequence[Row]) -> Row | None:
 def facts(summary: Summary) -> dict[str, str]:
     """What the evaluation was, in numbers."""
     entries = summary.entries
-    finished = sorted(str(record.volatile.get("finished", "")) for record in summary.records)
+    finished = sorted(filter(DATE.match, (str(record.volatile.get("finished")) for record in summary.records)))
     found = {
         "models": len({entry.model for entry in entries}),
         "attacks": len({row.attack for entry in entries for row in entry.rows}),
@@ -170,7 +172,8 @@ def facts(summary: Summary) -> dict[str, str]:
         "images": max(len(entry.clean.robust) for entry in entries),
         "cells": len(summary.records),
     }
-    return {**{name: f"{count:,}" for name, count in found.items()}, "last cell": finished[-1][:16].replace("T", " ")}
+    last = {"last cell": finished[-1][:16].replace("T", " ")} if finished else {}
+    return {name: f"{count:,}" for name, count in found.items()} | last
 
 
 def _parts(summary: Summary, pictures: int) -> Iterator[Part]:

@@ -9,6 +9,7 @@ from art_lowrank.evaluate.report.chart import Chart, Series
 
 # Okabe and Ito's colours, which most kinds of colour blindness leave apart, without the yellow; as in the page
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#6c4ba0", "#555555")
+LONG = 56  # letters of a name
 MARKERS, LINES = "os^Dv" + "Ph" + "x", ("-", "--", ":", "-.")
 
 
@@ -55,5 +56,6 @@ def _draw(ax: object, series: Series, place: int) -> None:
 
 
 def _plain(text: str) -> str:
-    """Names of models are no formulas."""
-    return text.replace("$", r"\$")
+    """Names of models are no formulas, and some are long."""
+    short = text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 2 :]}"
+    return short.replace("$", r"\$")

@@ -47,6 +47,8 @@ def summary_of(folder: Path, models: Iterable[str] = ()) -> Summary:
     """Read and judge; of some models only, where they are named."""
     rows = _only(rows_in(folder), list(models))
     entries = list(entries_of(rows))
+    if not entries:
+        raise ValueError(f"{folder} lacks the cells without an attack of these models; run art-lowrank evaluate again")
     flags = flags_in(entries)
     return Summary(folder, rows, list(boards(entries)), flags)
 

@@ -10,6 +10,17 @@ from art_lowrank.statistics import Interval
 NONE = "–"  # noqa: RUF001  a dash for what there is not
 
 
+# what turns the direction of a text, or moves the cursor of a terminal
+HIDDEN = dict.fromkeys(
+    [*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd"
+)
+
+
+def printable(text: str) -> str:
+    """The text without letters that do something."""
+    return text.encode("utf-8", "replace").decode().translate(HIDDEN)
+
+
 def share(value: Interval) -> str:
     """`62.4 [58.1, 66.5]`, in percent."""
     return value.percent().replace(" %", "")
