@@ -5,7 +5,7 @@ from __future__ import annotations
 from art_lowrank.record import Record
 
 KIND = "evaluation"  # of the records
-RECORDS, IMAGES, MARK, LOCK = "records.jsonl", "images", "evaluation.json", "lock"  # in the folder
+RECORDS, IMAGES, ASKED, MARK, LOCK = "records.jsonl", "images", "asked", "evaluation.json", "lock"  # in the folder
 
 
 class NotRun(ValueError):

@@ -221,6 +221,7 @@ def breaking(record: Record) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     found = record.values["breaking"]
     assert isinstance(found, list)
     at = np.array([np.inf if value is None else _number(value) for value in found])
+    at = np.where(flags_of(record, "robust"), np.inf, at)  # what was broken on the way, and held when asked again
     return np.where(flags_of(record, "attacked"), at, 0.0)
 
 

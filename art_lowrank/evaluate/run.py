@@ -48,6 +48,7 @@ def evaluate(plan: Plan, out: str | Path, *, retry: bool = False, verbose: bool 
         plan,
     )
     with Store(out) as store:
+        store.ask(cells)
         again = _given_up(cells, store) if retry else {}
         todo = [cell for cell in cells if _open(cell.id, store, again)]
         with _progress(cells, todo, bench, verbose) as bar:

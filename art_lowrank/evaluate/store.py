@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,8 @@ from typing import Any, BinaryIO
 from safetensors.torch import save
 from torch import Tensor
 
-from art_lowrank.evaluate.outcome import IMAGES, LOCK, MARK, RECORDS
+from art_lowrank.evaluate.outcome import ASKED, IMAGES, LOCK, MARK, RECORDS
+from art_lowrank.evaluate.plan import Cell
 from art_lowrank.files import write_whole
 from art_lowrank.record import TORN, Record, append
 
@@ -89,6 +91,15 @@ class Store:
             return {}
         with (self.path / RECORDS).open("rb") as file:
             return {cell: self._record(file, *place) for cell, place in places.items()}
+
+    def ask(self, cells: Iterable[Cell]) -> None:
+        """Write down what is to be run, so that a report knows what is missing; the same again changes nothing."""
+        asked = [[cell.id, cell.model, cell.images, cell.attack, cell.seed] for cell in cells]
+        data = json.dumps({"cells": asked}).encode()
+        path = self.path / ASKED / f"{hashlib.sha256(data).hexdigest()[:12]}.json"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, data)
 
     def add(self, record: Record, tensors: Mapping[str, Tensor]) -> None:
         """Keep a cell's outcome: its images first, then its record, which is what makes it done."""

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
 from many import ATTACKS, IMAGES, MODELS, write_many
 
 from art_lowrank import lowrank_pgd

@@ -41,8 +41,8 @@ def lines(records: list[Record]) -> Iterator[str]:
             size = float(record.values["bytes"]) / 1e6
             verdict = "met" if middle(record) < 5 and size < 3 else "missed"
             yield (
-                f"- `art-lowrank report` of {record.settings['models']} models x {record.settings['attacks']} attacks x "
-                f"{record.n:,} images, without pictures, takes {middle(record):.1f} s for {size:.1f} MB "
+                f"- `art-lowrank report` of {record.settings['models']} models x {record.settings['attacks']} attacks "
+                f"x {record.n:,} images, without pictures, takes {middle(record):.1f} s for {size:.1f} MB "
                 f"(aim: 5 s and 3 MB, **{verdict}**)"
             )
         else:

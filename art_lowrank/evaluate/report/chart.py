@@ -93,7 +93,8 @@ def _rank_chart(title: str, series: Sequence[Series], ticks: Ticks) -> Chart:
 
 
 def _rank_series(entry: Entry, curve: RankCurve, ticks: Ticks) -> Series:
-    note = f"effective rank {rank_text(curve.effective)}"
+    doubt = f", ⚑ {', '.join(entry.clean.doubts)}" if entry.clean.doubts else ""
+    note = f"effective rank {rank_text(curve.effective)}{doubt}"
     return Series(entry.model, tuple(_on_axis(curve, ticks)), curve.at, note=note)
 
 
@@ -140,7 +141,9 @@ def _said(mark: Mark) -> str:
 
 def cost_charts(entry: Entry) -> Iterator[Chart]:
     """What the attacks cost and what they left: gradients, and time, an image."""
-    rows = [(str(place), row) for place, row in enumerate(entry.rows, start=1) if row in entry.counted]
+    numbered = list(enumerate(entry.rows, start=1))
+    seen = {row.attack: (str(place), row) for place, row in reversed(numbered)}
+    rows = [(place, row) for place, row in reversed(seen.values()) if row in entry.counted]  # one seed
     for name, label, cost in (
         ("gradients", "gradients an image", gradients),
         ("time", "milliseconds an image", milliseconds),

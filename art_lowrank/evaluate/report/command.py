@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from art_lowrank.evaluate.report.gate import Bound, below
 from art_lowrank.evaluate.report.page import page
 from art_lowrank.evaluate.report.png import can_draw, png
 from art_lowrank.evaluate.report.summary import Summary, summary_of
-from art_lowrank.evaluate.report.tables import csv_text, markdown
+from art_lowrank.evaluate.report.tables import csv_text, curves_text, markdown
 from art_lowrank.evaluate.report.words import printable
 from art_lowrank.files import write_whole
 
@@ -37,25 +38,46 @@ def report(asked: Asked, say: Callable[[str], Any] = print) -> int:
     """Write the report and return the exit code: of several, the first of BELOW, DOUBTED and WORSE."""
     summary = summary_of(asked.folder, asked.models)
     comparison = compared(summary, summary_of(asked.other, asked.models)) if asked.other else None
+    failures = _failures(asked, summary, comparison)
     out = asked.out or asked.folder / FOLDER
-    for name, data in files(summary, comparison, asked.pictures):
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / name, data)
-    for line in shown(summary, comparison):
+    try:
+        _write(out, dict(files(summary, comparison, asked.pictures)))
+    except OSError as error:
+        raise ValueError(f"cannot write the report to {out} ({error.strerror or error}); give another --out") from error
+    for line in (*shown(summary, comparison), *(f"FAILED: {line}" for _, line in failures)):
         say(printable(line))
     if not can_draw():
         say("matplotlib is not installed, so there are no PNG files: pip install 'art-lowrank[report]'")
-    failures = list(below(summary, asked.bounds))
-    for line in failures:
-        say(printable(f"FAILED: {line}"))
     say(f"Report: {out / PAGE}")
-    return _code(asked, summary, comparison, bool(failures))
+    return min((code for code, _ in failures), default=FINE)
+
+
+def _write(out: Path, data: Mapping[str, bytes]) -> None:
+    """Every file whole; pictures of an earlier report that this one does not have are deleted."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in data.items():
+        write_whole(out / name, content)
+    for path in out.iterdir():
+        if re.fullmatch(r"(rank|eps)-\d+\.png", path.name) and path.name not in data:
+            path.unlink(missing_ok=True)
+
+
+def _failures(asked: Asked, summary: Summary, comparison: Comparison | None) -> list[tuple[int, str]]:
+    """Why this report does not end with 0: exit codes and reasons."""
+    found = [(BELOW, line) for line in below(summary, asked.bounds)]
+    if asked.strict:
+        pairs = ((entry, summary.doubts(entry)) for entry in summary.entries)
+        found += [(DOUBTED, f"doubt: {entry.model}, {flag.text}") for entry, flags in pairs for flag in flags]
+        found += [(DOUBTED, f"doubt: {len(summary.missing)} cells are not finished")] * bool(summary.missing)
+    found += [(WORSE, f"worse: {change}") for change in (comparison.worse if comparison else ())]
+    return list(dict.fromkeys(found))
 
 
 def files(summary: Summary, comparison: Comparison | None, pictures: int) -> Iterator[tuple[str, bytes]]:
     """Everything that is written, by name; the page last."""
     yield "report.md", printable(markdown(summary, comparison)).encode()
     yield "report.csv", printable(csv_text(summary)).encode()
+    yield "curves.csv", printable(curves_text(summary)).encode()
     if can_draw():
         charts = {f"rank-{place}": rank_chart(board) for place, board in enumerate(summary.boards, start=1)}
         radii = islice(eps_charts(summary.entries), TOGETHER)
@@ -68,24 +90,17 @@ def files(summary: Summary, comparison: Comparison | None, pictures: int) -> Ite
 
 def shown(summary: Summary, comparison: Comparison | None) -> Iterator[str]:
     """The worst cases, with their doubts, and what changed."""
+    yield from summary.warnings
     for board in summary.boards:
         yield f"{board.title}, {max(len(entry.clean.robust) for entry in board.entries)} images"
         wide = max(len(entry.model) for entry in board.entries)
-        for place, entry in zip(board.places, board.entries, strict=True):
+        for standing, entry in zip(board.standings, board.entries, strict=True):
             kinds = ", ".join(dict.fromkeys(flag.kind for flag in summary.doubts(entry)))
             number = "no worst case" if entry.worst is None else entry.worst.accuracy.percent()
             clean = "failed" if entry.clean.error else entry.clean.accuracy.percent()
             doubts = f"  doubtful: {kinds}" if kinds else ""
-            name = f"  {place or '-':>3s}. {entry.model:{wide}s}"
+            name = f"  {standing.place or '-':>3s}. {entry.model:{wide}s}"
             yield f"{name}  clean {clean:22s}  worst case {number:22s}{doubts}".rstrip()
     if comparison is not None:
         yield f"Since {comparison.other}:"
         yield from (f"  {line}" for line in comparison.lines())
-
-
-def _code(asked: Asked, summary: Summary, comparison: Comparison | None, failed: bool) -> int:
-    if failed:
-        return BELOW
-    if asked.strict and any(summary.doubts(entry) for entry in summary.entries):
-        return DOUBTED
-    return WORSE if comparison is not None and comparison.worse else FINE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -46,7 +47,8 @@ class Change(NamedTuple):
         head += f"{self.before.accuracy.percent()} -> {self.now.accuracy.percent()}"
         if self.distance is None:
             return f"{head}: {APART}, {self.why}"
-        return f"{head}: {self.verdict}, {self.distance.points.points()} (n = {len(self.now.robust)}, {p_text(self.p)})"
+        points, n = self.distance.points.points(), len(self.now.robust)
+        return f"{head}: {self.verdict}, {points} (n = {n}, Holm {p_text(self.p)})"
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,13 @@ class Comparison:
         order = (WORSE, BETTER, APART, NOISE)
         for verdict in order:
             yield from (str(change) for change in self.changes if change.verdict == verdict)
-        if same := sum(change.verdict == SAME for change in self.changes):
-            yield f"{same} of {len(self.changes)} numbers are the same on every image"
+        apart, same = ([change.verdict for change in self.changes].count(verdict) for verdict in (APART, SAME))
+        yield (
+            f"{len(self.changes) - apart} of {len(self.changes)} numbers compared, {same} are the same on every image; "
+            "p by McNemar's exact test, raised for all comparisons by Holm's method"
+        )
         for words, names in ((f"only in {self.other}", self.only_there), ("only here", self.only_here)):
-            yield from (f"{words}: {name}" for name in names)
+            yield from (f"{words}: {name}, {count} numbers" for name, count in Counter(names).items())
 
 
 class _Number(NamedTuple):
@@ -89,6 +94,8 @@ def compared(now: Summary, before: Summary) -> Comparison:
         raise ValueError(f"{before.folder} and {now.folder} have no model, data and attack in common")
     found = [_change(key, there[key], here[key]) for key in here if key in there]
     tested = [change for change in found if change.distance is not None]
+    if not tested:
+        raise ValueError(f"nothing of {now.folder} and {before.folder} can be compared: {found[0].why}")
     raised = holm(np.array([change.distance.p for change in tested if change.distance is not None]))
     p = {id(change): float(value) for change, value in zip(tested, raised, strict=True)}
     found = [change._replace(p=p.get(id(change), 1.0)) for change in found]
@@ -132,6 +139,4 @@ def _apart(before: _Number, now: _Number) -> str:
 
 
 def _only(these: Mapping[Key, object], those: Mapping[Key, object]) -> list[str]:
-    return [
-        f"{key[0]} on {key[1]}, {key[3]}" + (f" at {key[2]}" if key[2] else "") for key in these if key not in those
-    ]
+    return [f"{key[0]} on {key[1]}" for key in these if key not in those]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from art_lowrank.evaluate.remarks import MEANINGS, kind_of
 from art_lowrank.evaluate.report.curves import at_radii
 from art_lowrank.evaluate.report.order import ENSEMBLE, ITERATIVE, LOW_RANK, eps_of, variant_of
+from art_lowrank.evaluate.report.read import Asked
 from art_lowrank.evaluate.rows import Entry, Row
 from art_lowrank.evaluate.threat import NUMBERS, ROUNDING, SLACK
 from art_lowrank.statistics import mcnemar, wilson
@@ -31,6 +32,10 @@ KINDS = {
     "it fails for reasons of its own",
     "over the budget": "images were moved too far",
     "budget not used": "no image was moved as far as allowed, although some hold: a larger step may break more",
+    "failed": "what could not be run is not in the worst case",
+    "not finished": "the worst case is over what is there; the same command of art-lowrank evaluate goes on "
+    "(of a plan that is not wanted any more delete the file in the folder `asked`)",
+    "no strong attack": "no iterated attack of full rank was run, so robust accuracy is lower than this",
     "other images": "it has not seen the images that the others have seen, so it is not in the worst case",
     "several versions": "its cells were run with different versions of packages or code",
 }
@@ -43,20 +48,25 @@ class Flag(NamedTuple):
     seen: str
 
     @property
+    def text(self) -> str:
+        """What was seen, and the kind where that does not say it."""
+        return self.seen if self.kind in self.seen else f"{self.kind}: {self.seen}"
+
+    @property
     def meaning(self) -> str:
         """What it means for the number."""
         return KINDS.get(self.kind, "")
 
 
-def flags_in(entries: Sequence[Entry]) -> dict[Row, list[Flag]]:
-    """The flags of every row. A model's own, seen on clean images, are its clean row's."""
+def flags_in(entries: Sequence[Entry], left: Sequence[Asked] = ()) -> dict[Row, list[Flag]]:
+    """The flags of every row. A model's own, seen on clean images, are its clean row's; `left` are missing cells."""
     found: dict[Row, list[Flag]] = defaultdict(list)
     for entry in entries:
         if entry.clean not in found:
-            found[entry.clean] = [*map(_remark, entry.clean.doubts), *_versions(entry.clean)]
+            found[entry.clean] = [*map(_remark, entry.clean.doubts), *_whole(entry.clean, left)]
         for row in entry.rows:
             found[row] += _alone(entry, row)
-        for row, flag in _between(entry):
+        for row, flag in (*_between(entry), *_too_weak(entry)):
             found[row].append(flag)
     for row, flag in _along_eps(entries):
         found[row].append(flag)
@@ -71,9 +81,9 @@ def entry_flags(entry: Entry, flags: Mapping[Row, Sequence[Flag]]) -> list[Flag]
 def _alone(entry: Entry, row: Row) -> Iterator[Flag]:
     """What one attack's own records tell."""
     yield from map(_remark, row.notes)
+    yield from _whole(row, ())
     if not row.done:
         return
-    yield from _versions(row)
     if not row.error and row not in entry.counted:
         images = sum(stop - start for start, stop in row.slices)
         yield Flag("other images", f"{images} images, not the {len(entry.clean.robust)} of the clean accuracy")
@@ -85,11 +95,29 @@ def _remark(text: str) -> Flag:
     return Flag(kind_of(text), text)
 
 
-def _versions(row: Row) -> Iterator[Flag]:
+def _whole(row: Row, left: Sequence[Asked]) -> Iterator[Flag]:
+    """Whether all was run that should be, by one and the same code."""
+    if row.error:
+        yield Flag("failed", f"failed: {row.error}")
+    if count := sum(asked.model == row.records[0].model and asked.images.startswith(_data(row)) for asked in left):
+        yield Flag("not finished", f"{count} of its cells are not finished")
     found = {tuple(sorted(record.versions.items())) for record in row.done}
     if len(found) > 1:
         changed = sorted({name for one, other in combinations(found, 2) for name, _ in set(one) ^ set(other)})
         yield Flag("several versions", f"{', '.join(changed)} changed between its cells")
+
+
+def _data(row: Row) -> str:
+    return row.records[0].data.rpartition("[")[0] + "["
+
+
+def _too_weak(entry: Entry) -> Iterator[tuple[Row, Flag]]:
+    """A worst case over attacks of which none is known to be strong."""
+    levels = {variant_of(row).level for row in entry.counted}
+    if levels and max(levels) < ITERATIVE:
+        words = "of low rank" if levels == {LOW_RANK} else "weak"
+        best = min(entry.counted, key=lambda row: int(row.robust.sum()))
+        yield best, Flag("no strong attack", f"all {len(entry.counted)} runs are {words}")
 
 
 def _budget(row: Row) -> Iterator[Flag]:

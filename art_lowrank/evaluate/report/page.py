@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from art_lowrank import __version__
+from art_lowrank.evaluate.outcome import failed
 from art_lowrank.evaluate.published import Card, published
 from art_lowrank.evaluate.report import words
 from art_lowrank.evaluate.report.chart import (
@@ -30,7 +31,7 @@ from art_lowrank.evaluate.report.compare import Comparison
 from art_lowrank.evaluate.report.curves import rank_curve_of
 from art_lowrank.evaluate.report.flags import KINDS, Flag
 from art_lowrank.evaluate.report.pictures import UNREADABLE, Shown, gallery, readable, spectra
-from art_lowrank.evaluate.report.ranking import Board, distance
+from art_lowrank.evaluate.report.ranking import Board, Standing
 from art_lowrank.evaluate.report.reproduce import commands
 from art_lowrank.evaluate.report.summary import Summary
 from art_lowrank.evaluate.report.svg import key, svg
@@ -104,16 +105,8 @@ class Part:
         return list(rank_charts(self.board))
 
     @property
-    def lines(self) -> Iterator[tuple[str, Section]]:
-        return zip(self.board.places, self.sections, strict=True)
-
-    def behind(self, entry: Entry) -> str:
-        """How many points the model is from the first, on the same images."""
-        first = self.board.entries[0]
-        if entry is first or entry.worst is None or first.worst is None:
-            return words.NONE
-        found = distance(entry.worst, first.worst)
-        return words.NONE if found is None else str(found)
+    def lines(self) -> Iterator[tuple[Standing, Section]]:
+        return zip(self.board.standings, self.sections, strict=True)
 
     @cached_property
     def columns(self) -> list[tuple[str, int]]:
@@ -134,7 +127,8 @@ def page(summary: Summary, comparison: Comparison | None, pictures: int) -> str:
     environment.filters |= {"svg": svg, "share": words.share}
     environment.globals |= {
         "accuracy": words.accuracy, "against": words.against_strongest, "name": words.name, "sentence": words.sentence,
-        "time": words.time, "key": key, "seed_text": words.seed_text, "dash": words.NONE, "cost": gradients,
+        "time": words.time, "key": key, "seed_text": words.seed_text, "seeds": words.seeds,
+        "dash": words.NONE, "cost": gradients,
         "milliseconds": milliseconds, "lowest": lowest,
     }  # fmt: skip
     parts = list(_parts(summary, pictures))
@@ -142,8 +136,10 @@ def page(summary: Summary, comparison: Comparison | None, pictures: int) -> str:
     return environment.get_template("index.html.j2").render(
         summary=summary,
         parts=parts,
+        sections=[section for part in parts for section in part.sections],
         eps=list(eps_charts(summary.entries)),
         comparison=comparison,
+        warnings=summary.warnings,
         kinds=_kinds(parts),
         facts=facts(summary),
         versions=_versions(summary),
@@ -171,9 +167,11 @@ def facts(summary: Summary) -> dict[str, str]:
         "seeds": len({row.seed for entry in entries for row in entry.rows}),
         "images": max(len(entry.clean.robust) for entry in entries),
         "cells": len(summary.records),
+        "failed": sum(failed(record) for record in summary.records),
+        "not finished": len(summary.missing),
     }
     last = {"last cell": finished[-1][:16].replace("T", " ")} if finished else {}
-    return {name: f"{count:,}" for name, count in found.items()} | last
+    return {name: f"{count:,}" for name, count in found.items() if count} | last
 
 
 def _parts(summary: Summary, pictures: int) -> Iterator[Part]:

@@ -107,9 +107,12 @@ def _shown(clean: Slice, attacks: Sequence[tuple[Row, Slice]], place: int) -> Sh
         delta = moved - x
         by = 0.5 / max(float(np.abs(delta).max()), 1e-9)
         holds = "" if not flags_of(row.done[0], "robust")[place] else " (holds)"
-        added = picture(0.5 + by * delta, f"what {row.attack} adds, times {by:.1f}")
-        found.append((row.attack, added, picture(moved, f"taken for {kept.answer(place)}{holds}")))
-    return Shown(picture(x, f"image {place}: {label}taken for {clean.answer(place)}"), tuple(found))
+        words = (
+            f"perturbation of {row.attack}, enlarged {by:.1f} times" if delta.any() else f"{row.attack} adds nothing"
+        )
+        added = picture(0.5 + by * delta, words)
+        found.append((row.attack, added, picture(moved, f"read as {kept.answer(place)}{holds}")))
+    return Shown(picture(x, f"image {place}: {label}read as {clean.answer(place)}"), tuple(found))
 
 
 def spectra(folder: Path, entry: Entry) -> Chart | None:

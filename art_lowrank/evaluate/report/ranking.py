@@ -29,22 +29,38 @@ class Distance(NamedTuple):
 
     def __str__(self) -> str:
         """The difference, and whether it is one."""
+        if self.points == (0, 0, 0):
+            return "the same"
         words = "inside the noise, " if self.noise else ""
         return f"{self.points.points()} ({words}{p_text(self.p)})"
 
 
+class Standing(NamedTuple):
+    """Where a model stands, or why it stands nowhere."""
+
+    place: str  # "" where it has none
+    behind: Distance | None  # from the first, p-value raised for all pairs
+    why: str = ""
+
+
 @dataclass(frozen=True)
 class Board:
-    """A leaderboard: entries of one data set and threat, the most robust first."""
+    """A leaderboard: entries of one data set and threat; the most robust first, doubtful models after all others."""
 
     data: str
     threat: str
     entries: tuple[Entry, ...]
-    places: tuple[str, ...]  # of each entry; "" where it has no worst case or was run on other images
+    standings: tuple[Standing, ...]
 
     @property
     def title(self) -> str:
         return f"{self.data}, {self.threat}" if self.threat else self.data
+
+    @property
+    def first(self) -> Entry | None:
+        """The model that stands first."""
+        pairs = zip(self.entries, self.standings, strict=True)
+        return next((entry for entry, standing in pairs if standing.place == "1"), None)
 
 
 def p_text(p: float) -> str:
@@ -56,34 +72,62 @@ def boards(entries: Sequence[Entry]) -> Iterator[Board]:
     """One for every data set and threat, in the order they were evaluated."""
     for data, threat in dict.fromkeys((entry.data, entry.threat) for entry in entries):
         some = [entry for entry in entries if (entry.data, entry.threat) == (data, threat)]
-        some.sort(key=lambda entry: -1.0 if entry.worst is None else -entry.worst.accuracy.value - 2)
-        yield Board(data, threat, tuple(some), tuple(places(some)))
+        some.sort(key=_order)
+        yield Board(data, threat, tuple(some), tuple(standings(some)))
 
 
-def places(entries: Sequence[Entry]) -> list[str]:
-    """1 and how many models are better for sure: models that chance may have put in this order share a place.
+def _order(entry: Entry) -> tuple[int, float]:
+    if entry.worst is None:
+        return 2, 0.0
+    return int(bool(entry.clean.doubts)), -entry.worst.accuracy.value
 
-    Better for sure: McNemar's exact test on the same images, all pairs together at 5 % by Holm's method.
+
+def standings(entries: Sequence[Entry]) -> Iterator[Standing]:
+    """Of every entry 1 and how many models are better for sure.
+
+    For sure: McNemar's exact test on the same images, all pairs together at 5 % by Holm's method.
     """
-    ranked = [entry for entry in entries if entry.worst is not None]
-    same = [entry for entry in ranked if entry.clean.slices == ranked[0].clean.slices and _alike(entry, ranked[0])]
-    if not same:
-        return ["" for _ in entries]
-    better = surely_better(np.stack([entry.worst.robust for entry in same if entry.worst is not None]))
-    found = {id(entry): str(1 + int(count)) for entry, count in zip(same, better.sum(0), strict=True)}
-    return [found.get(id(entry), "") for entry in entries]
+    reasons = [_apart(entry, entries[0]) for entry in entries]
+    ranked = [entry for entry, reason in zip(entries, reasons, strict=True) if not reason]
+    robust = np.stack([entry.worst.robust for entry in ranked if entry.worst is not None]) if ranked else None
+    p, better = pairs_of(robust) if robust is not None else (None, None)
+    places = iter(range(len(ranked)))
+    for entry, reason in zip(entries, reasons, strict=True):
+        if reason or p is None or better is None:
+            yield Standing("", None, reason)
+            continue
+        at = next(places)
+        assert entry.worst is not None
+        assert entries[0].worst is not None
+        points = paired_difference(entry.worst.robust, entries[0].worst.robust)
+        yield Standing(str(1 + int(better[:, at].sum())), Distance(points, float(p[at, 0])) if at else None)
 
 
-def surely_better(robust: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Of (models, images) a matrix (i, j): i holds on more images than j, and not by chance."""
+def _apart(entry: Entry, first: Entry) -> str:
+    """Why a model cannot be compared with the first, if so."""
+    if entry.worst is None:
+        return "no worst case"
+    if entry.clean.doubts:
+        return "doubtful model"
+    if entry.clean.slices != first.clean.slices:
+        return "other images"
+    return "" if _met(entry) == _met(first) else "other attacks"
+
+
+def _met(entry: Entry) -> list[tuple[str, int | None]]:
+    return [(row.attack, row.seed) for row in entry.counted]
+
+
+def pairs_of(robust: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Of (models, images) matrices (i, j): p-values of all pairs by Holm, and whether i is better than j for sure."""
     held = robust.astype(np.float64)
     only = held @ (1 - held).T  # images that i holds and j does not
     upper = np.triu_indices(len(held), 1)
     fewer, differ = np.minimum(only, only.T)[upper].astype(np.int64), (only + only.T)[upper].astype(np.int64)
-    p = np.minimum(1.0, 2 * special.bdtr(fewer, differ, 0.5))
-    sure = np.zeros_like(only, dtype=np.bool_)
-    sure[upper] = holm(p) < SURE
-    return (sure | sure.T) & (only > only.T)
+    p = np.ones_like(only)
+    p[upper] = holm(np.minimum(1.0, 2 * special.bdtr(fewer, differ, 0.5)))
+    p = np.minimum(p, p.T)
+    return p, (p < SURE) & (only > only.T)
 
 
 def holm(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -105,8 +149,3 @@ def distance(one: Row, other: Row) -> Distance | None:
     if one.slices != other.slices or len(one.robust) == 0:
         return None
     return Distance(paired_difference(one.robust, other.robust), mcnemar(one.robust, other.robust))
-
-
-def _alike(one: Entry, other: Entry) -> bool:
-    """Attacked by the same attacks: otherwise the one that met fewer looks more robust."""
-    return [(row.attack, row.seed) for row in one.counted] == [(row.attack, row.seed) for row in other.counted]

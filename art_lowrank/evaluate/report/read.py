@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from art_lowrank.evaluate.outcome import KIND, RECORDS
+from art_lowrank.evaluate.outcome import ASKED, KIND, RECORDS
 from art_lowrank.evaluate.plan import CLEAN, Cell
 from art_lowrank.evaluate.rows import Row, rows_of
 from art_lowrank.record import Record, bits, read
 
 LONG = ("margin",)  # a number an image that no report shows
 PACKED, TEXTS, LISTS = ("robust", "attacked", "dead"), ("model_hash", "threat"), ("values", "breaking", "doubts")
+
+
+class Asked(NamedTuple):
+    """A cell that is to be run."""
+
+    cell: str
+    model: str
+    images: str
+    attack: str
 
 
 def rows_in(folder: Path) -> list[Row]:
@@ -33,6 +42,9 @@ def rows_in(folder: Path) -> list[Row]:
 
 def last_records(folder: Path) -> dict[str, Record]:
     """What every cell came to last, by its id."""
+    inside = folder.exists() and not (folder / RECORDS).exists() and (folder.parent / RECORDS).exists()
+    if folder.is_file() or inside:
+        raise ValueError(f"{folder} is in an evaluation's folder; give the folder, {str(folder.parent)!r}")
     if not folder.is_dir():
         raise ValueError(f"there is no folder {str(folder)!r}; give one that art-lowrank evaluate --out has written")
     path = folder / RECORDS
@@ -47,6 +59,18 @@ def last_records(folder: Path) -> dict[str, Record]:
     if all(record.attack != CLEAN for record in found.values()):
         raise ValueError(f"{path} lacks the cells without an attack; run art-lowrank evaluate again")
     return found
+
+
+def missing(folder: Path, known: Collection[str]) -> list[Asked]:
+    """What was asked for and has no record: the evaluation goes on, or was killed."""
+    found: dict[str, Asked] = {}
+    for path in sorted((folder / ASKED).glob("*.json")):
+        try:
+            cells = json.loads(path.read_bytes())["cells"]
+            found |= {str(cell[0]): Asked(*map(str, cell[:4])) for cell in cells}
+        except (ValueError, TypeError, KeyError, IndexError):
+            raise ValueError(f"{path} is damaged; delete it, and run the evaluation again to have it anew") from None
+    return [asked for cell, asked in found.items() if cell not in known]
 
 
 def _id(record: Record, path: Path) -> str:
@@ -121,23 +145,31 @@ def _cell(record: Record, clean: Mapping[tuple[str, ...], str]) -> Cell:
 
 
 def _labelled(cells: Sequence[Cell]) -> list[Cell]:
-    """Names that mean different things in one folder (other weights, other files) get a number."""
+    """Files by their names alone; what means different things in one folder (other weights) is the newest's name."""
     for kind in ("model", "data"):
         meanings: dict[str, list[str]] = {}
         for cell in cells:
             meant = _text(cell.identity[kind])
             if meant not in (known := meanings.setdefault(getattr(cell, kind), [])):
                 known.append(meant)
-        cells = list(_numbered(cells, kind, meanings))
+        short = _short(meanings) if kind == "data" else {}
+        labels = [_label(cell, kind, meanings, short) for cell in cells]
+        pairs = zip(cells, labels, strict=True)
+        cells = [replace(cell, model=name) if kind == "model" else replace(cell, data=name) for cell, name in pairs]
     return list(cells)
 
 
-def _numbered(cells: Sequence[Cell], kind: str, meanings: Mapping[str, Sequence[str]]) -> Iterator[Cell]:
-    for cell in cells:
-        name = getattr(cell, kind)
-        if len(meanings[name]) > 1:
-            name = f"{name} #{meanings[name].index(_text(cell.identity[kind])) + 1}"
-        yield replace(cell, **{kind: name})
+def _label(cell: Cell, kind: str, meanings: Mapping[str, Sequence[str]], short: Mapping[str, str]) -> str:
+    name = str(getattr(cell, kind))
+    older = len(meanings[name]) - 1 - meanings[name].index(_text(cell.identity[kind]))
+    return short.get(name, name) + (f" ({older} before)" if older else "")
+
+
+def _short(names: Collection[str]) -> dict[str, str]:
+    """Of paths their last parts, where these tell them apart."""
+    last = {name: name.replace("\\", "/").rstrip("/").rpartition("/")[2] for name in names if "[" not in name}
+    last = {name: part for name, part in last.items() if not name.startswith("robustbench:")}
+    return last if len(set(last.values()) | (set(names) - set(last))) == len(names) else {}
 
 
 def _text(meaning: object) -> str:

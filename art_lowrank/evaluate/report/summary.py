@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from art_lowrank.evaluate.outcome import failed
 from art_lowrank.evaluate.report.flags import Flag, entry_flags, flags_in
 from art_lowrank.evaluate.report.ranking import Board, boards
-from art_lowrank.evaluate.report.read import rows_in
+from art_lowrank.evaluate.report.read import Asked, missing, rows_in
 from art_lowrank.evaluate.rows import Entry, Row, entries_of
 from art_lowrank.evaluate.spec import nearest
 from art_lowrank.record import Record
@@ -22,6 +23,7 @@ class Summary:
     rows: Sequence[Row]
     boards: Sequence[Board]
     flags: Mapping[Row, Sequence[Flag]]
+    missing: Sequence[Asked] = ()  # asked for, and not there yet
 
     @property
     def entries(self) -> list[Entry]:
@@ -38,6 +40,18 @@ class Summary:
         """The attacks of all cells by their ids."""
         return {str(record.settings["cell"]): record.attack for record in self.records}
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know before all numbers."""
+        lost = sum(failed(record) for record in self.records)
+        found = [f"NOT FINISHED: {len(self.missing)} cells that were asked for are not there yet"] * bool(self.missing)
+        return found + [f"FAILED: {lost} of {len(self.records)} cells, see the marks"] * bool(lost)
+
+    @property
+    def renamed(self) -> bool:
+        """Whether a name stood for several models."""
+        return any(row.model != row.records[0].model for row in self.rows)
+
     def doubts(self, entry: Entry) -> list[Flag]:
         """What doubts its worst case."""
         return entry_flags(entry, self.flags)
@@ -45,12 +59,15 @@ class Summary:
 
 def summary_of(folder: Path, models: Iterable[str] = ()) -> Summary:
     """Read and judge; of some models only, where they are named."""
-    rows = _only(rows_in(folder), list(models))
+    models = list(models)
+    rows = _only(rows_in(folder), models)
     entries = list(entries_of(rows))
     if not entries:
         raise ValueError(f"{folder} lacks the cells without an attack of these models; run art-lowrank evaluate again")
-    flags = flags_in(entries)
-    return Summary(folder, rows, list(boards(entries)), flags)
+    cells = {str(record.settings["cell"]) for row in rows for record in row.records}
+    left = [asked for asked in missing(folder, cells) if not models or asked.model in models]
+    flags = flags_in(entries, left)
+    return Summary(folder, rows, list(boards(entries)), flags, left)
 
 
 def _only(rows: list[Row], models: list[str]) -> list[Row]:

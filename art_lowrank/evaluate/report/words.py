@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from art_lowrank.evaluate.report.chart import milliseconds
+from art_lowrank.evaluate.report.flags import Flag
 from art_lowrank.evaluate.report.ranking import distance, strongest
 from art_lowrank.evaluate.rows import Entry, Row
 from art_lowrank.statistics import Interval
@@ -19,6 +22,12 @@ HIDDEN = dict.fromkeys(
 def printable(text: str) -> str:
     """The text without letters that do something."""
     return text.encode("utf-8", "replace").decode().translate(HIDDEN)
+
+
+def quoted(entry: Entry, flags: Sequence[Flag]) -> str:
+    """The sentence, and what makes it doubtful."""
+    kinds = ", ".join(dict.fromkeys(flag.kind for flag in flags))
+    return sentence(entry) + (f" Doubtful: {kinds}." if kinds else "")
 
 
 def share(value: Interval) -> str:
@@ -44,9 +53,13 @@ def against_strongest(entry: Entry, row: Row) -> str:
     return NONE if found is None else str(found)
 
 
-def seeds(entry: Entry) -> int:
-    """How many seeds the attacks were run with."""
-    return len({row.seed for row in entry.counted})
+def seeds(entry: Entry) -> str:
+    """How many seeds the attacks were run with: `1 seed`, `1 to 2 seeds`."""
+    of: dict[str, set[int | None]] = {}
+    for row in entry.counted:
+        of.setdefault(row.attack, set()).add(row.seed)
+    low, high = min(map(len, of.values())), max(map(len, of.values()))
+    return f"{low} to {high} seeds" if low < high else f"{high} seed{'s' * (high > 1)}"
 
 
 def seed_text(entry: Entry) -> str:
@@ -60,11 +73,11 @@ def sentence(entry: Entry) -> str:
     worst, clean = entry.worst, entry.clean
     if worst is None:
         return f"{entry.model} on {entry.data}: no worst case was found."
-    attacks, runs = len({row.attack for row in entry.counted}), seeds(entry)
+    attacks = len({row.attack for row in entry.counted})
     return (
         f"{entry.model} on {entry.data}: {worst.accuracy.percent()} of {len(worst.robust)} images hold within "
         f"{entry.threat} against the worst case of {attacks} attack{'s' * (attacks > 1)} "
-        f"({runs} seed{'s' * (runs > 1)}); clean accuracy {clean.accuracy.percent()}. 95 % intervals by Wilson."
+        f"({seeds(entry)}); clean accuracy {clean.accuracy.percent()}. 95 % intervals by Wilson."
     )
 
 
@@ -73,8 +86,9 @@ def time(row: Row) -> str:
     return f"{milliseconds(row):.3g}" if row.seconds else NONE
 
 
-def name(row: Row) -> str:
+def name(entry: Entry, row: Row) -> str:
     """The attack, with what else tells it from others."""
-    more = [f"seed {row.seed}"] if row.seed else []
+    several = len({other.seed for other in entry.rows}) > 1
+    more = [f"seed {row.seed}"] if row.seed is not None and (several or row.seed) else []
     more += [f"on survivors of {row.after} before"] if row.after else []
     return row.attack + (f" ({', '.join(more)})" if more else "")

@@ -104,6 +104,42 @@ def test_how_strong_a_kind_is(attack, level, held):
     assert variant_of(Row("m", "d", attack, L2, 0, held(1.0))).level == level
 
 
+@pytest.mark.parametrize(("attacks", "seen"), [
+    ({"lowrank-pgd[rank=1]": 0.6, "lora-pgd[rank=2]": 0.5}, "all 2 runs are of low rank"),
+    ({FGSM: 0.6}, "all 1 runs are weak"),
+    ({FGSM: 0.6, "lowrank-pgd[rank=1]": 0.5}, "all 2 runs are weak"),
+    ({PGD: 0.6, "lowrank-pgd[rank=1]": 0.5}, None),
+    ({"rank-curve": 0.6}, None),
+])  # fmt: skip
+def test_a_worst_case_over_weak_attacks(folder, held, attacks, seen):
+    summary = summary_of(folder({attack: held(share) for attack, share in attacks.items()}))
+    flags = [flag.seen for flag in summary.doubts(summary.entries[0]) if flag.kind == "no strong attack"]
+    assert flags == ([seen] if seen else [])
+
+
+def test_what_failed_is_a_doubt(folder, held):
+    path = folder({PGD: held(0.5), APGD: {"robust": held(0.5), "error": "out of luck"}})
+    summary = summary_of(path)
+    (flag,) = summary.doubts(summary.entries[0])
+    assert (flag.kind, flag.text) == ("failed", "failed: out of luck")
+    assert summary.warnings == ["FAILED: 1 of 3 cells, see the marks"]
+
+
+def test_what_is_not_finished_is_a_doubt(tmp_path):
+    asked = {"models": ["digits:standard", "digits:low-rank"], "attacks": ["lowrank-pgd[rank=full,steps=2]"]}
+    evaluate(plan_of({**asked, "images": 20, "slice": 10}), tmp_path, verbose=False)
+    assert not summary_of(tmp_path).missing
+    lines = (tmp_path / "records.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "records.jsonl").write_text("".join(lines[:3]))  # killed: the first model's second slice is half done
+    summary = summary_of(tmp_path)
+    assert summary.warnings == ["NOT FINISHED: 5 cells that were asked for are not there yet"]
+    (entry,) = summary.entries
+    assert next(iter(summary.doubts(entry))).text == "1 of its cells are not finished"
+    evaluate(plan_of({**asked, "images": 20, "slice": 10}), tmp_path, verbose=False)
+    assert not summary_of(tmp_path).missing
+    assert len(list((tmp_path / "asked").iterdir())) == 1
+
+
 def test_survivors_are_not_compared(kinds, held):
     attacks = {FGSM: held(0.5), PGD: {"robust": held(0.5), "attacked": held(0.5)}}
     assert kinds(attacks, survivors=True) == {}
@@ -174,5 +210,5 @@ def test_on_real_models(write_model, tmp_path):
     found = {entry.model: [flag.kind for flag in summary.doubts(entry)] for entry in summary.entries}
     assert found[hidden][0] == "no gradient"
     assert "without gradient" in found[hidden]
-    assert found[optimised] == ["dynamic"]
-    assert found["digits:standard"] == []
+    assert found[optimised] == ["dynamic", "no strong attack"]
+    assert found["digits:standard"] == ["no strong attack"]

@@ -104,18 +104,19 @@ def test_csv_has_a_line_an_attack_and_no_formulas(folder, held):
     )
     lines = list(csv.DictReader(io.StringIO(csv_text(summary_of(path)))))
     assert tuple(lines[0]) == COLUMNS
-    assert [line["attack"] for line in lines] == ["clean", PGD, RANK1]
+    assert [line["attack"] for line in lines] == ["clean", PGD, RANK1, "worst of 1"]
     assert lines[1]["accuracy"] == "0.500000"
     assert float(lines[1]["low"]) == pytest.approx(0.4314, abs=1e-4)
-    assert lines[1]["flags"] == "without gradient: 4 without gradient"
+    assert lines[1]["flags"] == "4 without gradient"
+    assert (lines[1]["norm"], lines[1]["eps"], lines[3]["accuracy"]) == ("L2", "0.5", "0.500000")
     assert lines[2]["error"] == "'=HYPERLINK()"
-    assert all(len(line["cells"]) == 12 for line in lines)
+    assert all(len(line["cells"]) == 12 for line in lines[:3])
 
 
 def test_markdown_says_n_seeds_and_doubts(seen):
     text = markdown(seen, None)
     assert "of 200 images hold within L2 0.5 against the worst case of 2 attacks (1 seed)" in text
-    assert r"| 1 | net | 200 | 100.0 \[98.1, 100.0\] | 50.0 \[43.1, 56.9\] |  | broken outside the ball |" in text
+    assert r"| 1 | net | 200 | 100.0 \[98.1, 100.0\] | 50.0 \[43.1, 56.9\] ⚑ |  | broken outside the ball |" in text
 
 
 def test_every_model_has_a_panel_where_they_are_many(folder, held):
