@@ -154,7 +154,7 @@ def evaluate(out: Path, plan: Path | None, leaderboard: bool, retry: bool, quiet
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder to write.  [default: FOLDER/report]")
 @click.option("--model", "models", multiple=True, help="One model only; give it again for more.  [default: all]")
-@click.option("--gallery", type=click.IntRange(min=0), default=10, help="So many models of a board get pictures.")
+@click.option("--gallery", type=click.IntRange(min=0), default=10, help="So many models get pictures.")
 @click.option("--compare", type=click.Path(path_type=Path), default=None, help="An earlier evaluation's folder.")
 @click.option("--fail-under", "bounds", multiple=True, help="robust=0.45 or clean=0.9, for every model.")
 @click.option("--fail-on-doubt", "strict", is_flag=True, help="No mark may stand beside a number.")

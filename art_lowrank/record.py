@@ -130,6 +130,8 @@ def _parse(line: bytes, last: bool, leave_out: Iterable[str]) -> list[Record]:
     text = line.strip().removesuffix(TORN.strip())
     try:
         found = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     except ValueError:
         if not text or last or text != line.strip():
             return []

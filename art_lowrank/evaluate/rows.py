@@ -37,7 +37,7 @@ class Row:
     curve: tuple[tuple[float, float], ...] = ()  # rank or radius, and accuracy there
     error: str = ""
     not_run: bool = False  # because the model failed on the clean images
-    after: int = 0  # attacks whose survivors it was run on
+    before: tuple[str, ...] = ()  # attacks whose survivors it was run on
     slices: Slices = ()  # which images: start and stop, of the records that are done
     records: tuple[Record, ...] = ()  # what it is made of, in the order of the slices
 
@@ -47,30 +47,34 @@ class Row:
         return wilson(int(self.robust.sum()), len(self.robust))
 
     @property
+    def after(self) -> int:
+        """On the survivors of how many attacks it was run."""
+        return len(self.before)
+
+    @cached_property
+    def cover(self) -> Slices:
+        """Which images, however they were cut into slices."""
+        found: list[tuple[int, int]] = []
+        for start, stop in self.slices:
+            if found and found[-1][1] == start:
+                found[-1] = found[-1][0], stop
+            else:
+                found.append((start, stop))
+        return tuple(found)
+
+    def only(self, cover: Slices) -> Row | None:
+        """The same on some of its images; None where it has not seen them all."""
+        known = [place for start, stop in self.cover for place in range(start, stop)]
+        wanted = [place for start, stop in cover for place in range(start, stop)]
+        places = np.searchsorted(known, wanted)
+        if not wanted or not set(wanted) <= set(known):
+            return None
+        return replace(self, robust=self.robust[places], slices=cover)
+
+    @property
     def done(self) -> tuple[Record, ...]:
         """The records that were not given up."""
         return tuple(record for record in self.records if not failed(record))
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """A line of a leaderboard: a model on some images, and everything that was run against it with one threat."""
-
-    model: str
-    data: str
-    threat: str  # "" where no attack came to anything
-    clean: Row
-    rows: tuple[Row, ...]  # of this threat
-
-    @cached_property
-    def counted(self) -> tuple[Row, ...]:
-        """The attacks that have seen the very images whose clean accuracy is known."""
-        return tuple(row for row in self.rows if not row.error and row.slices == self.clean.slices)
-
-    @cached_property
-    def worst(self) -> Row | None:
-        """What holds against all that are counted."""
-        return worst(self.counted) if self.counted and not self.clean.error else None
 
 
 def rows_of(cells: Sequence[Cell], records: Mapping[str, Record]) -> list[Row]:
@@ -82,23 +86,11 @@ def rows_of(cells: Sequence[Cell], records: Mapping[str, Record]) -> list[Row]:
             groups.setdefault(_subject(cell), {}).setdefault(_attack(cell, texts), []).append(cell)
     found = []
     for attacks in groups.values():
-        some = [_row(part, [records[cell.id] for cell in part]) for part in map(_apart, attacks.values())]
+        parts = map(_apart, attacks.values())
+        some = [_row(part, [records[cell.id] for cell in part], _before(part[0], texts)) for part in parts]
         doubts = next((row.doubts for row in some if row.attack == CLEAN), ())
         found += [replace(row, doubts=doubts) for row in some]
     return found
-
-
-def entries_of(rows: Sequence[Row]) -> Iterator[Entry]:
-    """Every model, data set and threat; a model without any attack, or that failed, has one entry without a threat."""
-    for model, data in dict.fromkeys((row.model, row.data) for row in rows):
-        some = [row for row in rows if (row.model, row.data) == (model, data)]
-        clean = next((row for row in some if row.attack == CLEAN), None)
-        if clean is None:
-            continue
-        threats = dict.fromkeys(row.threat for row in some if row.attack != CLEAN and row.threat)
-        for threat in threats or {"": None}:
-            of_threat = (row for row in some if row.attack != CLEAN and row.threat in (threat, ""))
-            yield Entry(model, data, threat, clean, tuple(of_threat))
 
 
 def with_worst(rows: Sequence[Row]) -> Iterator[Row]:
@@ -108,7 +100,7 @@ def with_worst(rows: Sequence[Row]) -> Iterator[Row]:
         yield from found
         for threat in dict.fromkeys(row.threat for row in found if row.threat):
             of_threat = [row for row in found if row.threat == threat and not row.error]
-            if len(of_threat) > 1 and len({row.slices for row in of_threat}) == 1:
+            if len(of_threat) > 1 and len({row.cover for row in of_threat}) == 1:
                 yield worst(of_threat)
 
 
@@ -130,8 +122,12 @@ def _subject(cell: Cell) -> tuple[str, ...]:
 
 def _attack(cell: Cell, texts: Mapping[str, str]) -> tuple[str, ...]:
     """What an attack is, the same on every slice."""
-    before = [texts.get(need, need) for need in cell.needs[1:]]
-    return cell.attack, str(cell.seed), _text(cell.identity["attack"]), *before
+    return cell.attack, str(cell.seed), _text(cell.identity["attack"]), *_before(cell, texts)
+
+
+def _before(cell: Cell, texts: Mapping[str, str]) -> tuple[str, ...]:
+    """The attacks whose survivors it is run on."""
+    return tuple(texts.get(need, need) for need in cell.needs[1:])
 
 
 def _text(meaning: JSON) -> str:
@@ -147,7 +143,7 @@ def _apart(cells: Sequence[Cell]) -> list[Cell]:
     return sorted(kept, key=lambda cell: cell.start)
 
 
-def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
+def _row(cells: Sequence[Cell], records: Sequence[Record], before: tuple[str, ...]) -> Row:
     first, done = cells[0], [record for record in records if not failed(record)]
     images = sum(_attacked(record) for record in done)
     lost = [record.values for record in records if failed(record)]
@@ -166,7 +162,7 @@ def _row(cells: Sequence[Cell], records: Sequence[Record]) -> Row:
         curve=tuple(_curve(done)),
         error=str(lost[0]["error"]) if lost else "",
         not_run=any(values["type"] == NotRun.__name__ for values in lost),
-        after=max(0, len(first.needs) - 1),
+        before=before,
         slices=tuple(
             (cell.start, cell.stop) for cell, record in zip(cells, records, strict=True) if not failed(record)
         ),

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from art_lowrank.evaluate.entries import Entry
 from art_lowrank.evaluate.report.curves import RankCurve, at_radii, rank_curve_of
 from art_lowrank.evaluate.report.ranking import Board
-from art_lowrank.evaluate.rows import Entry, Row
+from art_lowrank.evaluate.rows import Row
 from art_lowrank.evaluate.threat import number
 from art_lowrank.statistics import Interval, wilson
 

@@ -20,6 +20,7 @@ from art_lowrank.files import write_whole
 
 FOLDER, PAGE = "report", "index.html"
 FINE, BELOW, DOUBTED, WORSE = 0, 4, 5, 6
+DAMAGED = (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 class Asked(NamedTuple):
@@ -36,16 +37,21 @@ class Asked(NamedTuple):
 
 def report(asked: Asked, say: Callable[[str], Any] = print) -> int:
     """Write the report and return the exit code: of several, the first of BELOW, DOUBTED and WORSE."""
-    summary = summary_of(asked.folder, asked.models)
-    comparison = compared(summary, summary_of(asked.other, asked.models)) if asked.other else None
-    failures = _failures(asked, summary, comparison)
+    try:
+        summary = summary_of(asked.folder, asked.models)
+        comparison = compared(summary, summary_of(asked.other, asked.models)) if asked.other else None
+        failures = _failures(asked, summary, comparison)
+        data = dict(files(summary, comparison, asked.pictures))
+    except DAMAGED as error:  # what no check has foreseen
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"records in {asked.folder} are damaged, or of another version ({reason})") from error
     out = asked.out or asked.folder / FOLDER
     try:
-        _write(out, dict(files(summary, comparison, asked.pictures)))
+        _write(out, data)
     except OSError as error:
         raise ValueError(f"cannot write the report to {out} ({error.strerror or error}); give another --out") from error
     for line in (*shown(summary, comparison), *(f"FAILED: {line}" for _, line in failures)):
-        say(printable(line))
+        say(" ".join(printable(line).splitlines()))
     if not can_draw():
         say("matplotlib is not installed, so there are no PNG files: pip install 'art-lowrank[report]'")
     say(f"Report: {out / PAGE}")
@@ -69,7 +75,9 @@ def _failures(asked: Asked, summary: Summary, comparison: Comparison | None) -> 
         pairs = ((entry, summary.doubts(entry)) for entry in summary.entries)
         found += [(DOUBTED, f"doubt: {entry.model}, {flag.text}") for entry, flags in pairs for flag in flags]
         found += [(DOUBTED, f"doubt: {len(summary.missing)} cells are not finished")] * bool(summary.missing)
-    found += [(WORSE, f"worse: {change}") for change in (comparison.worse if comparison else ())]
+    if comparison is not None:
+        found += [(WORSE, f"worse: {change}") for change in comparison.worse]
+        found += [(WORSE, f"{name}: failed now") for name in comparison.lost]
     return list(dict.fromkeys(found))
 
 

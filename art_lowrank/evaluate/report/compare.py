@@ -15,7 +15,7 @@ from art_lowrank.evaluate.report.summary import Summary
 from art_lowrank.evaluate.rows import Row
 
 WORSE, BETTER, NOISE, SAME, APART = "worse", "better", "inside the noise", "the same", "not compared"
-Key = tuple[str, str, str, str, int | None]
+Key = tuple[str, str, str, str, int | None, tuple[str, ...]]
 
 
 class Change(NamedTuple):
@@ -59,6 +59,7 @@ class Comparison:
     changes: Sequence[Change]
     only_here: Sequence[str]
     only_there: Sequence[str]
+    lost: Sequence[str] = ()  # there was a number, and now it failed
 
     @property
     def worse(self) -> list[Change]:
@@ -75,6 +76,7 @@ class Comparison:
             f"{len(self.changes) - apart} of {len(self.changes)} numbers compared, {same} are the same on every image; "
             "p by McNemar's exact test, raised for all comparisons by Holm's method"
         )
+        yield from (f"{name}: failed now" for name in self.lost)
         for words, names in ((f"only in {self.other}", self.only_there), ("only here", self.only_here)):
             yield from (f"{words}: {name}, {count} numbers" for name, count in Counter(names).items())
 
@@ -90,6 +92,7 @@ class _Number(NamedTuple):
 def compared(now: Summary, before: Summary) -> Comparison:
     """Rows of the same model, data, attack, threat and seed; p-values by McNemar, all together by Holm."""
     here, there = _numbers(now), _numbers(before)
+    lost = [f"{key[0]} on {key[1]}, {key[3]}" for key in _failed(now) if key in there]
     if not here.keys() & there.keys():
         raise ValueError(f"{before.folder} and {now.folder} have no model, data and attack in common")
     found = [_change(key, there[key], here[key]) for key in here if key in there]
@@ -99,7 +102,7 @@ def compared(now: Summary, before: Summary) -> Comparison:
     raised = holm(np.array([change.distance.p for change in tested if change.distance is not None]))
     p = {id(change): float(value) for change, value in zip(tested, raised, strict=True)}
     found = [change._replace(p=p.get(id(change), 1.0)) for change in found]
-    return Comparison(str(before.folder), found, _only(here, there), _only(there, here))
+    return Comparison(str(before.folder), found, _only(here, there), _only(there, here), lost)
 
 
 def _numbers(summary: Summary) -> dict[Key, _Number]:
@@ -107,14 +110,23 @@ def _numbers(summary: Summary) -> dict[Key, _Number]:
     for entry in summary.entries:
         data = _data(entry.clean)
         if not entry.clean.error:
-            found[entry.model, entry.data, "", CLEAN, None] = _Number(entry.clean, data)
+            found[entry.model, entry.data, "", CLEAN, None, ()] = _Number(entry.clean, data)
         for row in entry.rows:
             if not row.error:
-                found[row.model, row.data, row.threat, row.attack, row.seed] = _Number(row, data)
+                found[row.model, row.data, row.threat, row.attack, row.seed, row.before] = _Number(row, data)
         if entry.worst is not None:
-            attacks = sorted(f"{row.attack} {row.seed}" for row in entry.counted)
-            found[entry.model, entry.data, entry.threat, "worst case", None] = _Number(entry.worst, data, attacks)
+            attacks = sorted(f"{row.attack} {row.seed} {row.before}" for row in entry.counted)
+            found[entry.model, entry.data, entry.threat, "worst case", None, ()] = _Number(entry.worst, data, attacks)
     return found
+
+
+def _failed(summary: Summary) -> Iterator[Key]:
+    for entry in summary.entries:
+        if entry.clean.error:
+            yield entry.model, entry.data, "", CLEAN, None, ()
+        for row in entry.rows:
+            if row.error and not row.not_run:
+                yield row.model, row.data, row.threat, row.attack, row.seed, row.before
 
 
 def _data(row: Row) -> list[object]:
@@ -122,8 +134,9 @@ def _data(row: Row) -> list[object]:
 
 
 def _change(key: Key, before: _Number, now: _Number) -> Change:
-    model, data, threat, attack, seed = key
+    model, data, threat, attack, seed, before_it = key
     what = attack + (f" at {threat}" if threat else "") + (f", seed {seed}" if seed else "")
+    what += f" on survivors of {len(before_it)} before" if before_it else ""
     why = _apart(before, now)
     found = None if why else distance(now.row, before.row)
     return Change(model, data, what, before.row, now.row, found, 1.0, why)
@@ -133,7 +146,7 @@ def _apart(before: _Number, now: _Number) -> str:
     """Why two numbers cannot be compared, if so."""
     if before.attacks != now.attacks:
         return "the worst case is over other attacks"
-    if before.row.slices != now.row.slices or not len(now.row.robust):
+    if before.row.cover != now.row.cover or not len(now.row.robust):
         return "the images are others (--images, --slice)"
     return "" if before.data == now.data else "the images' files are others"
 

@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from art_lowrank.evaluate.entries import Entry
 from art_lowrank.evaluate.report.order import Variant, spec_of, variant_of
-from art_lowrank.evaluate.rows import Entry, Flags, Row, breaking
+from art_lowrank.evaluate.rows import Flags, Row, breaking
 from art_lowrank.statistics import Interval, wilson
 
 NEAR = 0.01  # the effective rank is the smallest whose robust accuracy is within one point of the last rank's
-DRAWS = 1000  # of the images, with replacement, for its interval
+DRAWS = 400  # of the images, with replacement, for its interval
 
 Held = npt.NDArray[np.bool_]  # (ranks, images)
 
@@ -52,7 +53,7 @@ class Radii(NamedTuple):
     points: tuple[Point, ...]  # ascending
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def rank_curve_of(entry: Entry) -> RankCurve | None:
     """From the entry's rank curve if it was run, or else from the attack that was run at most ranks."""
     for row in entry.counted:
@@ -99,8 +100,8 @@ def _rank_curve(source: str, ranks: tuple[float, ...], held: Held) -> RankCurve:
 def effective_rank(ranks: Sequence[float], held: Held, seed: int = 0) -> Interval:
     """The smallest rank that leaves at most a point more than the last, with a bootstrap interval over the images."""
     n = held.shape[1]
-    codes = (1 << np.arange(len(held), dtype=np.int64)) @ held  # the same for images that hold at the same ranks
-    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    codes = np.packbits(held, axis=0)  # the same for images that hold at the same ranks
+    _, first, counts = np.unique(codes, axis=1, return_index=True, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(n, counts / n, size=DRAWS)
     shares = np.vstack([counts[None], draws]) @ held.T[first].astype(np.float64) / n
     found = np.asarray(ranks)[(shares <= shares[:, -1:] + NEAR + 1e-9).argmax(1)]

@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations, permutations
+from itertools import combinations
 from typing import NamedTuple
 
+import numpy as np
+
+from art_lowrank.evaluate.entries import Entry
 from art_lowrank.evaluate.remarks import MEANINGS, kind_of
 from art_lowrank.evaluate.report.curves import at_radii
-from art_lowrank.evaluate.report.order import ENSEMBLE, ITERATIVE, LOW_RANK, eps_of, variant_of
+from art_lowrank.evaluate.report.order import ENSEMBLE, ITERATIVE, LOW_RANK, ONE_STEP, eps_of, variant_of
+from art_lowrank.evaluate.report.ranking import holm
 from art_lowrank.evaluate.report.read import Asked
-from art_lowrank.evaluate.rows import Entry, Row
+from art_lowrank.evaluate.rows import Row
 from art_lowrank.evaluate.threat import NUMBERS, ROUNDING, SLACK
 from art_lowrank.statistics import mcnemar, wilson
 
 SURE = 0.05  # p-value below which a difference is not called noise
+OUTSIDE = "broken outside the ball"
+MANY = 100  # images, below which a plateau is chance
 FLAT, WIDER = 0.01, 1.5  # a plateau: less than a point lost while eps grew by half
 SPENT = 0.9  # of the radius, or the attack is said not to have used it
 
@@ -25,8 +31,8 @@ KINDS = {
     "not monotone in rank": "more rank can only help an attack; the higher rank was not searched well",
     "not monotone in steps": "more steps can only help an attack that keeps its best; it may have left the best again",
     "not monotone in eps": "a larger ball contains the smaller one; gradients may be masked, or the step size is wrong",
-    "weaker than a weaker attack": "one step, a black box or less rank broke more than this attack: it was held back, "
-    "which masked gradients do",
+    "weaker than a weaker attack": "one step, a black box or a single attack broke more than this one, which ought to "
+    "break more: it was not run long or well enough, or gradients are masked",
     "plateau": "accuracy stopped falling while eps grew: masked gradients look like that",
     "more than chance where all is allowed": "the ball holds the same grey image for all, so an attack must succeed: "
     "it fails for reasons of its own",
@@ -85,8 +91,8 @@ def _alone(entry: Entry, row: Row) -> Iterator[Flag]:
     if not row.done:
         return
     if not row.error and row not in entry.counted:
-        images = sum(stop - start for start, stop in row.slices)
-        yield Flag("other images", f"{images} images, not the {len(entry.clean.robust)} of the clean accuracy")
+        seen, others = (", ".join(f"{start} to {stop}" for start, stop in one.cover) for one in (row, entry.clean))
+        yield Flag("other images", f"images {seen}, the others {others}")
     yield from _budget(row)
     yield from _all_allowed(entry, row)
 
@@ -154,24 +160,43 @@ def _pixels(clean: Row) -> int:
 
 
 def _between(entry: Entry) -> Iterator[tuple[Row, Flag]]:
-    """Two attacks of which the one that ought to be stronger is not, by more than noise."""
-    rows = [row for row in entry.counted if not row.after]
-    for weak, strong in permutations(rows, 2):
-        one, other = variant_of(weak), variant_of(strong)
-        along = one.weaker_in(other)
-        kind = f"not monotone in {along}" if along else "weaker than a weaker attack"
-        if (along or _kinds_differ(one.level, other.level)) and (p := held_back(weak, strong)) < SURE:
-            yield strong, Flag(kind, _against(weak, strong, p))
+    """Attacks that leave more images than one that ought to be weaker, by more than noise; all together by Holm."""
+    yield from _held_back([row for row in entry.counted if not row.after], ("rank", "steps", ""))
+
+
+def _held_back(rows: Sequence[Row], along: Sequence[str]) -> Iterator[tuple[Row, Flag]]:
+    """Every row against the strongest of those that it ought to beat, in one of these ways."""
+    rows = [row for row in rows if not any(kind_of(note) == OUTSIDE for note in row.notes)]
+    tests = []
+    for strong in rows:
+        for way in along:
+            weaker = [row for row in rows if row.cover == strong.cover and _ought(row, strong) == way]
+            if weaker:
+                weak = min(weaker, key=lambda row: int(row.robust.sum()))
+                tests.append((strong, weak, way, held_back(weak, strong)))
+    raised = holm(np.array([p for *_, p in tests]))
+    for (strong, weak, way, _), p in zip(tests, raised, strict=True):
+        if p < SURE:
+            kind = f"not monotone in {way}" if way else "weaker than a weaker attack"
+            yield strong, Flag(kind, _against(weak, strong, float(p)))
+
+
+def _ought(weak: Row, strong: Row) -> str | None:
+    """In what the one ought to break less: rank, steps or eps, or "" by its kind; None if it need not."""
+    one, other = variant_of(weak), variant_of(strong)
+    if along := one.weaker_in(other):
+        return along
+    return "" if weak.threat == strong.threat and _kinds_differ(one.level, other.level) else None
 
 
 def _kinds_differ(weak: int, strong: int) -> bool:
-    """A low-rank attack may break less than one step of full rank, so these two are not compared."""
-    return weak < strong and strong >= ITERATIVE and (strong == ENSEMBLE or weak < ITERATIVE)
+    """How a low rank and a whole step, or another search, compare is not known beforehand."""
+    return weak < strong and (strong == ENSEMBLE or (strong == ITERATIVE and weak == ONE_STEP))
 
 
 def held_back(weak: Row, strong: Row) -> float:
     """McNemar's p-value where the stronger attack leaves more images than the weaker one; else 1."""
-    if strong.slices != weak.slices or strong.robust.sum() <= weak.robust.sum():
+    if strong.cover != weak.cover or strong.robust.sum() <= weak.robust.sum():
         return 1.0
     return mcnemar(strong.robust, weak.robust)
 
@@ -186,9 +211,7 @@ def _along_eps(entries: Sequence[Entry]) -> Iterator[tuple[Row, Flag]]:
     for model, data in dict.fromkeys((entry.model, entry.data) for entry in entries):
         some = [entry for entry in entries if (entry.model, entry.data) == (model, data)]
         rows = [row for entry in some for row in entry.counted if not row.after]
-        for weak, strong in permutations(rows, 2):
-            if variant_of(weak).weaker_in(variant_of(strong)) == "eps" and (p := held_back(weak, strong)) < SURE:
-                yield strong, Flag("not monotone in eps", _against(weak, strong, p))
+        yield from _held_back(rows, ("eps",))
         yield from _plateaus(some[0].clean, rows)
 
 
@@ -198,7 +221,7 @@ def _plateaus(clean: Row, rows: Iterable[Row]) -> Iterator[tuple[Row, Flag]]:
         points, n = series.points, len(clean.robust)
         last = points[-1]
         before = [point for point in points if point.eps <= last.eps / WIDER + 1e-12]
-        if not before or abs(before[-1].share - last.share) >= FLAT:
+        if n < MANY or not before or abs(before[-1].share - last.share) >= FLAT:
             continue
         now = wilson(round(last.share * n), n)
         if now.high < clean.accuracy.low and now.low > 1.5 / classes(clean):

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from art_lowrank.evaluate.entries import Entry
 from art_lowrank.evaluate.report.summary import Summary
-from art_lowrank.evaluate.rows import Entry
 from art_lowrank.evaluate.spec import nearest
 
 
@@ -48,10 +48,10 @@ def _below(summary: Summary, bounds: Sequence[Bound]) -> Iterator[str]:
 
 
 def _words(entry: Entry, bound: Bound) -> str:
-    lost = [row.attack for row in entry.rows if row.error]
+    lost = [row.attack for row in entry.rows if row not in entry.counted]
     row = entry.clean if bound.name == "clean" else entry.worst
     if bound.name == "robust" and lost:
-        return f"robust accuracy is not known, {lost[0]} failed ({100 * bound.least:g} % wanted)"
+        return f"robust accuracy is not known, {lost[0]} failed or saw other images ({100 * bound.least:g} % wanted)"
     if row is None or row.error or not len(row.robust):
         return f"no {bound.name} accuracy ({100 * bound.least:g} % wanted)"
     if row.accuracy.value < bound.least:

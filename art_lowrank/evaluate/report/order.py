@@ -18,7 +18,9 @@ SIMPLE = (
     "hopskipjump", "boundary", "geoda", "signopt", "simba", "spsa", "spatial",
 )  # fmt: skip
 ITERATED = ("ifgsm", "bim", "pgd")  # although another name is part of theirs
-STRONGEST = ("autoattack", "robustbench:benchmark")
+STRONGEST = ("autoattack", "robustbench:benchmark", "torchattacks:autoattack", "art:autoattack")
+STEP_SIZES = ("eps_step", "alpha")  # they go with eps and steps
+FEW = 3  # steps, of an attack that is not ours: hardly more than one
 ONE_STEP, LOW_RANK, ITERATIVE, ENSEMBLE = range(4)  # how strong a kind of attack is
 
 
@@ -52,12 +54,12 @@ def variant_of(row: Row) -> Variant:
 @cache
 def _variant(attack: str, norm: str, radius: str, seed: int | None) -> Variant:
     spec = spec_of(attack)
-    options = {name: value for name, value in spec.options.items() if name not in RADII}
+    options = {name: value for name, value in spec.options.items() if name not in (*RADII, *STEP_SIZES)}
     rank = rank_of(options.pop("rank", None))
     steps = next((options.pop(name) for name in STEPS if name in options), None)
     family = json.dumps([spec.name, spec.words, options, norm, seed], sort_keys=True, default=str)
     taken = float(steps) if isinstance(steps, int | float) else None
-    return Variant(family, rank, taken, eps_of(radius), _level(spec, rank))
+    return Variant(family, rank, taken, eps_of(radius), _level(spec, rank, taken))
 
 
 @cache
@@ -85,15 +87,15 @@ def eps_of(text: str) -> float:
         return float("nan")
 
 
-def _level(spec: Spec, rank: float | None) -> int:
+def _level(spec: Spec, rank: float | None, steps: float | None) -> int:
     name = spec.name.rpartition(":")[2].lower()
     if spec.name in OURS:
         return ITERATIVE if rank == float("inf") else LOW_RANK
     if spec.name in ("rank-curve", "eps-curve"):
         whole = "ranks" not in spec.options if spec.name == "rank-curve" else rank == float("inf")
         return ITERATIVE if whole else LOW_RANK
-    if spec.name in STRONGEST and not {"members", "version"} & spec.options.keys():
+    if spec.name.lower() in STRONGEST and not {"members", "version"} & spec.options.keys():
         return ENSEMBLE
     simple = name == "gn" or any(part in name for part in SIMPLE)
     simple = simple and not any(part in name for part in ITERATED)
-    return ONE_STEP if simple else ITERATIVE
+    return ONE_STEP if simple or (steps is not None and steps <= FEW) else ITERATIVE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from art_lowrank import __version__
+from art_lowrank.evaluate.entries import Entry
 from art_lowrank.evaluate.outcome import failed
 from art_lowrank.evaluate.published import Card, published
 from art_lowrank.evaluate.report import words
@@ -35,7 +36,7 @@ from art_lowrank.evaluate.report.ranking import Board, Standing
 from art_lowrank.evaluate.report.reproduce import commands
 from art_lowrank.evaluate.report.summary import Summary
 from art_lowrank.evaluate.report.svg import key, svg
-from art_lowrank.evaluate.rows import Entry, Row
+from art_lowrank.evaluate.rows import Row
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
 OPEN = 3  # models whose part is open at the beginning
@@ -49,7 +50,7 @@ class Section:
     entry: Entry
     flags: Sequence[Flag]
     summary: Summary
-    attacks: dict[str, str]
+    attacks: Mapping[str, str]
     pictured: bool
 
     @property
@@ -116,7 +117,7 @@ class Part:
 
 
 def page(summary: Summary, comparison: Comparison | None, pictures: int) -> str:
-    """The page; the first `pictures` models of every leaderboard get images."""
+    """The page; the first `pictures` models on it get images."""
     environment = Environment(
         loader=PackageLoader("art_lowrank.evaluate.report", "page"),
         autoescape=True,
@@ -178,10 +179,10 @@ def _parts(summary: Summary, pictures: int) -> Iterator[Part]:
     place, attacks = 0, summary.attacks
     for number, board in enumerate(summary.boards, start=1):
         sections = []
-        for rank, entry in enumerate(board.entries):
+        for entry in board.entries:
             place += 1
             flags = summary.doubts(entry)
-            sections.append(Section(place, entry, flags, summary, attacks, rank < pictures))
+            sections.append(Section(place, entry, flags, summary, attacks, place <= pictures))
         yield Part(number, board, sections)
 
 

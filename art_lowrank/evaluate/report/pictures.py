@@ -14,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from art_lowrank.evaluate.entries import Entry
 from art_lowrank.evaluate.outcome import IMAGES
 from art_lowrank.evaluate.report.chart import TOGETHER, Chart, Mark, Series
 from art_lowrank.evaluate.report.order import LOW_RANK, variant_of
-from art_lowrank.evaluate.rows import Entry, Row, flags_of
+from art_lowrank.evaluate.rows import Row, flags_of
 from art_lowrank.record import Record
 
-COLUMNS, LOOK, LARGEST = 4, 24, 112  # images shown; images measured; pixels a side
+COLUMNS, LARGEST = 4, 64  # images shown; pixels a side
+LOOK, PIXELS = 24, 100_000  # images measured, fewer where these are more
 FLOOR = 1e-4  # singular values below it are drawn there
 
 Array = npt.NDArray[Any]
@@ -44,7 +46,7 @@ class Shown:
 
 
 class Slice:
-    """The images of one cell on the clean images' places, as far as somebody asks."""
+    """The images of one cell by their places in the data, as far as somebody asks."""
 
     def __init__(self, folder: Path, record: Record) -> None:
         self.path = folder / IMAGES / f"{record.settings['cell']}.safetensors"
@@ -53,33 +55,53 @@ class Slice:
             self.said: Array = file.get_tensor("said")
             self.y: Array | None = file.get_tensor("y") if "y" in file.keys() else None  # noqa: SIM118  no mapping
             shape = file.get_slice("x").get_shape()
-        if len(shape) != 4 or not len(self.rows) == len(self.said) == shape[0]:
-            raise ValueError(f"{self.path} holds images {shape} for {len(self.rows)} rows")
+        flat = [self.rows, self.said] + ([] if self.y is None else [self.y])
+        if len(shape) != 4 or any(part.shape != (shape[0],) or part.dtype.kind not in "iu" for part in flat):
+            raise ValueError(f"{self.path} holds images {shape} with rows, answers or labels that do not fit")
+        self.rows = self.rows + int(str(record.settings["start"]))
+        self.pixels = int(np.prod(shape[1:]))
+        self.places = {int(row): place for place, row in enumerate(self.rows)}
 
     def images(self, rows: Sequence[int]) -> Array:
-        """Images by their places in the slice, float64, one by one from the file."""
-        places = {int(row): place for place, row in enumerate(self.rows)}
+        """Images one by one from the file, float64."""
         with safe_open(self.path, framework="np") as file:
             kept = file.get_slice("x")
-            return np.concatenate([kept[places[row] : places[row] + 1] for row in rows]).astype(np.float64)
+            return np.concatenate([kept[self._at(row) : self._at(row) + 1] for row in rows]).astype(np.float64)
 
     def answer(self, row: int) -> int:
         """The class the model took the image for."""
-        return int(self.said[int(np.flatnonzero(self.rows == row)[0])])
+        return int(self.said[self._at(row)])
+
+    def label(self, row: int) -> str:
+        """The class it is of, where that was kept."""
+        return "" if self.y is None else f"label {int(self.y[self._at(row)])}, "
+
+    def _at(self, row: int) -> int:
+        if row not in self.places:
+            raise ValueError(f"{self.path} lacks image {row}")
+        return self.places[row]
+
+
+def _clean(folder: Path, entry: Entry, row: Row) -> Slice:
+    """The clean images of an attack's first slice."""
+    start, stop = row.slices[0]
+    for record in entry.clean.done:
+        if int(str(record.settings["start"])) <= start and stop <= int(str(record.settings["stop"])):
+            return Slice(folder, record)
+    raise ValueError("clean images and attacked ones were cut into other slices")
 
 
 def gallery(folder: Path, entry: Entry) -> list[Shown]:
-    """Images that the strongest shown attack broke: clean, perturbations of low and of high rank, what came out."""
+    """Images that the shown attacks broke: clean, perturbations of low and of high rank, what came out."""
     if not entry.counted or not entry.clean.done:
         return []
-    rows = _chosen(entry)
-    record = entry.clean.done[0]
-    clean, attacks = Slice(folder, record), [(row, Slice(folder, row.done[0])) for row in rows]
+    rows = [row for row in _chosen(entry) if row.slices[0] == _chosen(entry)[0].slices[0]]
+    attacks = [(row, Slice(folder, row.done[0])) for row in rows]
+    clean, start = _clean(folder, entry, rows[0]), rows[0].slices[0][0]
     reached = np.logical_and.reduce([flags_of(row.done[0], "attacked") for row in rows])
-    broken = reached & np.logical_or.reduce([~flags_of(row.done[0], "robust") for row in rows])
-    counts = np.sum([~flags_of(row.done[0], "robust") for row in rows], axis=0) * broken
-    places = sorted(np.argsort(-counts, kind="stable")[:COLUMNS].tolist()) if broken.any() else []
-    return [_shown(clean, attacks, place) for place in places if broken[place]]
+    counts = np.sum([~flags_of(row.done[0], "robust") for row in rows], axis=0) * reached
+    places = np.argsort(-counts, kind="stable")[:COLUMNS]
+    return [_shown(clean, attacks, start, int(place)) for place in sorted(places) if counts[place]]
 
 
 def _chosen(entry: Entry) -> list[Row]:
@@ -98,12 +120,12 @@ def _plain(entry: Entry) -> list[Row]:
     return list({row.attack: row for row in reversed([row for row in rows if not row.curve] or rows)}.values())[::-1]
 
 
-def _shown(clean: Slice, attacks: Sequence[tuple[Row, Slice]], place: int) -> Shown:
-    x = clean.images([place])[0]
-    label = "" if clean.y is None else f"label {int(clean.y[place])}, "
+def _shown(clean: Slice, attacks: Sequence[tuple[Row, Slice]], start: int, place: int) -> Shown:
+    at = start + place
+    x = clean.images([at])[0]
     found = []
     for row, kept in attacks:
-        moved = kept.images([place])[0]
+        moved = kept.images([at])[0]
         delta = moved - x
         by = 0.5 / max(float(np.abs(delta).max()), 1e-9)
         holds = "" if not flags_of(row.done[0], "robust")[place] else " (holds)"
@@ -111,21 +133,20 @@ def _shown(clean: Slice, attacks: Sequence[tuple[Row, Slice]], place: int) -> Sh
             f"perturbation of {row.attack}, enlarged {by:.1f} times" if delta.any() else f"{row.attack} adds nothing"
         )
         added = picture(0.5 + by * delta, words)
-        found.append((row.attack, added, picture(moved, f"read as {kept.answer(place)}{holds}")))
-    return Shown(picture(x, f"image {place}: {label}read as {clean.answer(place)}"), tuple(found))
+        found.append((row.attack, added, picture(moved, f"read as {kept.answer(at)}{holds}")))
+    return Shown(picture(x, f"image {at}: {clean.label(at)}read as {clean.answer(at)}"), tuple(found))
 
 
 def spectra(folder: Path, entry: Entry) -> Chart | None:
     """Singular values of what attacks added, relative to the largest: median and quartiles over images and channels."""
-    if not entry.clean.done:
-        return None
-    clean, series = Slice(folder, entry.clean.done[0]), []
+    series = []
     for row in _plain(entry)[:TOGETHER]:
-        kept = Slice(folder, row.done[0])
-        places = kept.rows[:LOOK].tolist()
-        if not places:
+        kept, clean = Slice(folder, row.done[0]), _clean(folder, entry, row)
+        rows = kept.rows[: max(4, min(LOOK, PIXELS // kept.pixels))].tolist()
+        if not rows:
             continue
-        values = np.linalg.svd(kept.images(places) - clean.images(places), compute_uv=False)
+        delta = kept.images(rows) - clean.images(rows)
+        values = np.linalg.svd(delta[np.isfinite(delta).all((1, 2, 3))], compute_uv=False)
         values = values.reshape(-1, values.shape[-1])
         moved = values[values[:, 0] > 0]
         if len(moved):
@@ -152,7 +173,7 @@ def readable(error: BaseException) -> str:
     return "the images were not kept (--no-images), or by an older version" if missing else " ".join(str(error).split())
 
 
-UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, IndexError)
+UNREADABLE = (OSError, SafetensorError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError)
 
 
 def picture(image: Array, words: str) -> Picture:
@@ -164,7 +185,7 @@ def picture(image: Array, words: str) -> Picture:
 
 
 def _smaller(image: Array) -> Array:
-    by = -(-max(image.shape[1:]) // LARGEST)
+    by = min(-(-max(image.shape[1:]) // LARGEST), min(image.shape[1:]))
     if by == 1:
         return image
     height, width = (size // by * by for size in image.shape[1:])

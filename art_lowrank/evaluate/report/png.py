@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from importlib.util import find_spec
 
 from art_lowrank.evaluate.report.chart import Chart, Series
@@ -20,6 +21,12 @@ def can_draw() -> bool:
 
 def png(chart: Chart) -> bytes:
     """The picture."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that no font has
+        return _png(chart)
+
+
+def _png(chart: Chart) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2 + 0.2 * len(chart.series)), layout="constrained")
@@ -62,4 +69,4 @@ def _label(series: Series) -> str:
 def _plain(text: str) -> str:
     """Names of models are no formulas, and some are long."""
     short = text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 2 :]}"
-    return short.replace("$", r"\$")
+    return short.replace("$", r"\$").replace("_", " _", short.startswith("_"))  # else it is left out of legends

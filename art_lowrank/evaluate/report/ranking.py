@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from art_lowrank.evaluate.rows import Entry, Row
+from art_lowrank.evaluate.entries import Entry
+from art_lowrank.evaluate.rows import Row
 from art_lowrank.statistics import Interval, mcnemar, paired_difference
 
 SURE = 0.05
@@ -32,7 +34,8 @@ class Distance(NamedTuple):
         if self.points == (0, 0, 0):
             return "the same"
         words = "inside the noise, " if self.noise else ""
-        return f"{self.points.points()} ({words}{p_text(self.p)})"
+        points = self.points.points() if np.isfinite(self.points).all() else f"{100 * self.points.value:+.1f} points"
+        return f"{points} ({words}{p_text(self.p)})"
 
 
 class Standing(NamedTuple):
@@ -87,7 +90,8 @@ def standings(entries: Sequence[Entry]) -> Iterator[Standing]:
 
     For sure: McNemar's exact test on the same images, all pairs together at 5 % by Holm's method.
     """
-    reasons = [_apart(entry, entries[0]) for entry in entries]
+    usual = _usual(entries)
+    reasons = [_apart(entry, usual) for entry in entries]
     ranked = [entry for entry, reason in zip(entries, reasons, strict=True) if not reason]
     robust = np.stack([entry.worst.robust for entry in ranked if entry.worst is not None]) if ranked else None
     p, better = pairs_of(robust) if robust is not None else (None, None)
@@ -98,24 +102,31 @@ def standings(entries: Sequence[Entry]) -> Iterator[Standing]:
             continue
         at = next(places)
         assert entry.worst is not None
-        assert entries[0].worst is not None
-        points = paired_difference(entry.worst.robust, entries[0].worst.robust)
+        assert ranked[0].worst is not None
+        points = paired_difference(entry.worst.robust, ranked[0].worst.robust)
         yield Standing(str(1 + int(better[:, at].sum())), Distance(points, float(p[at, 0])) if at else None)
 
 
-def _apart(entry: Entry, first: Entry) -> str:
-    """Why a model cannot be compared with the first, if so."""
+def _usual(entries: Sequence[Entry]) -> Entry | None:
+    """One of those that met the same attacks on the same images as most; of several, as those that met more."""
+    sound = [entry for entry in entries if entry.worst is not None and not entry.clean.doubts]
+    counts = Counter((entry.clean.cover, _met(entry)) for entry in sound)
+    return max(sound, key=lambda e: (counts[e.clean.cover, _met(e)], len(e.counted), len(e.clean.robust)), default=None)
+
+
+def _apart(entry: Entry, usual: Entry | None) -> str:
+    """Why a model cannot be compared with the others, if so."""
     if entry.worst is None:
         return "no worst case"
-    if entry.clean.doubts:
+    if entry.clean.doubts or usual is None:
         return "doubtful model"
-    if entry.clean.slices != first.clean.slices:
+    if entry.clean.cover != usual.clean.cover:
         return "other images"
-    return "" if _met(entry) == _met(first) else "other attacks"
+    return "" if _met(entry) == _met(usual) else "other attacks"
 
 
-def _met(entry: Entry) -> list[tuple[str, int | None]]:
-    return [(row.attack, row.seed) for row in entry.counted]
+def _met(entry: Entry) -> frozenset[tuple[str, int | None, int]]:
+    return frozenset((row.attack, row.seed, row.after) for row in entry.counted)
 
 
 def pairs_of(robust: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
@@ -146,6 +157,6 @@ def strongest(entry: Entry) -> Row | None:
 
 def distance(one: Row, other: Row) -> Distance | None:
     """one - other on the same images, or None where they are not the same."""
-    if one.slices != other.slices or len(one.robust) == 0:
+    if one.cover != other.cover or len(one.robust) == 0:
         return None
     return Distance(paired_difference(one.robust, other.robust), mcnemar(one.robust, other.robust))

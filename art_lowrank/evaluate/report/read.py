@@ -6,15 +6,15 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from art_lowrank.evaluate.outcome import ASKED, KIND, RECORDS
 from art_lowrank.evaluate.plan import CLEAN, Cell
+from art_lowrank.evaluate.report.check import check_record, mapping
 from art_lowrank.evaluate.rows import Row, rows_of
-from art_lowrank.record import Record, bits, read
+from art_lowrank.record import Record, read
 
 LONG = ("margin",)  # a number an image that no report shows
-PACKED, TEXTS, LISTS = ("robust", "attacked", "dead"), ("model_hash", "threat"), ("values", "breaking", "doubts")
 
 
 class Asked(NamedTuple):
@@ -26,9 +26,8 @@ class Asked(NamedTuple):
     attack: str
 
 
-def rows_in(folder: Path) -> list[Row]:
-    """One row a model, data, attack and seed, in the order they were first begun."""
-    records = last_records(folder)
+def rows_in(folder: Path, records: Mapping[str, Record]) -> list[Row]:
+    """One row a model, data, attack and seed, in the order they were first begun; `records` by cell."""
     clean = {_images(record): cell for cell, record in records.items() if record.attack == CLEAN}
     cells = [_cell(record, clean) for record in records.values()]
     for cell, known in zip(cells, records, strict=True):
@@ -76,7 +75,7 @@ def missing(folder: Path, known: Collection[str]) -> list[Asked]:
 def _id(record: Record, path: Path) -> str:
     """The cell's name; a record that cannot be one of ours is named in the error."""
     try:
-        _check(record)
+        check_record(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         where = f"the record of {record.model[:60]!r} under {record.attack[:60]!r}"
@@ -84,51 +83,15 @@ def _id(record: Record, path: Path) -> str:
     return str(record.settings["cell"])
 
 
-def _check(record: Record) -> None:
-    settings, values = record.settings, record.values
-    _of_type("settings", settings, {"cell": str, "start": int, "stop": int, "meant": Mapping})
-    _of_type("meant", _mapping(settings["meant"]), {"model": object, "data": object, "attack": object})
-    start, stop = int(str(settings["start"])), int(str(settings["stop"]))
-    if not 0 <= start < stop or stop - start != record.n or not isinstance(record.seed, int):
-        raise ValueError(f"is of images {start} to {stop}, n {record.n}, seed {record.seed!r}")
-    if values["status"] == "failed":
-        _of_type("values", values, {"error": str, "type": str})
-        return
-    _of_type("values", values, {"robust": str} if record.attack == CLEAN else {"robust": str, "attacked": str})
-    for name in PACKED:
-        if name in values:
-            bits(str(values[name]), record.n)
-    for names, kind in ((TEXTS, str), (LISTS, list)):
-        _of_type("values", values, {name: kind for name in names if name in values})
-    if "breaking" in values and len(_list(values["breaking"])) != record.n:
-        raise ValueError(f"has {len(_list(values['breaking']))} numbers `breaking` for {record.n} images")
-
-
-def _of_type(name: str, found: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
-    for key, kind in kinds.items():
-        if not isinstance(found[key], kind) or isinstance(found[key], bool):
-            raise ValueError(f"has {name}.{key} {str(found[key])[:40]!r}")
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"has {str(value)[:40]!r} where a mapping should be")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    return list(value)
-
-
 def _images(record: Record) -> tuple[str, ...]:
     """Which slice a record is of: a model's meaning, the data's, start and stop."""
-    meant = _mapping(record.settings["meant"])
+    meant = mapping(record.settings["meant"])
     return record.model, *(_text(meant[key]) for key in ("model", "data")), record.data
 
 
 def _cell(record: Record, clean: Mapping[tuple[str, ...], str]) -> Cell:
     """The cell as the plan had it."""
-    meant, start, stop = _mapping(record.settings["meant"]), record.settings["start"], record.settings["stop"]
+    meant, start, stop = mapping(record.settings["meant"]), record.settings["start"], record.settings["stop"]
     after = meant.get("after")
     needs = [clean.get(_images(record), ""), *(map(str, after) if isinstance(after, list) else ())]
     data = record.data.removesuffix(f"[{start}:{stop}]")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from art_lowrank.evaluate.entries import Entry, entries_of
 from art_lowrank.evaluate.outcome import failed
 from art_lowrank.evaluate.report.flags import Flag, entry_flags, flags_in
 from art_lowrank.evaluate.report.ranking import Board, boards
-from art_lowrank.evaluate.report.read import Asked, missing, rows_in
-from art_lowrank.evaluate.rows import Entry, Row, entries_of
+from art_lowrank.evaluate.report.read import Asked, last_records, missing, rows_in
+from art_lowrank.evaluate.rows import Row
 from art_lowrank.evaluate.spec import nearest
 from art_lowrank.record import Record
 
@@ -24,6 +25,7 @@ class Summary:
     boards: Sequence[Board]
     flags: Mapping[Row, Sequence[Flag]]
     missing: Sequence[Asked] = ()  # asked for, and not there yet
+    attacks: Mapping[str, str] = field(default_factory=dict)  # of all cells by their ids
 
     @property
     def entries(self) -> list[Entry]:
@@ -34,11 +36,6 @@ class Summary:
     def records(self) -> list[Record]:
         """Everything it rests on."""
         return [record for row in self.rows for record in row.records]
-
-    @property
-    def attacks(self) -> dict[str, str]:
-        """The attacks of all cells by their ids."""
-        return {str(record.settings["cell"]): record.attack for record in self.records}
 
     @property
     def warnings(self) -> list[str]:
@@ -60,19 +57,19 @@ class Summary:
 def summary_of(folder: Path, models: Iterable[str] = ()) -> Summary:
     """Read and judge; of some models only, where they are named."""
     models = list(models)
-    rows = _only(rows_in(folder), models)
+    records = last_records(folder)
+    rows = _only(folder, rows_in(folder, records), models)
     entries = list(entries_of(rows))
     if not entries:
         raise ValueError(f"{folder} lacks the cells without an attack of these models; run art-lowrank evaluate again")
-    cells = {str(record.settings["cell"]) for row in rows for record in row.records}
-    left = [asked for asked in missing(folder, cells) if not models or asked.model in models]
-    flags = flags_in(entries, left)
-    return Summary(folder, rows, list(boards(entries)), flags, left)
+    left = [asked for asked in missing(folder, records) if not models or asked.model in models]
+    attacks = {cell: record.attack for cell, record in records.items()}
+    return Summary(folder, rows, list(boards(entries)), flags_in(entries, left), left, attacks)
 
 
-def _only(rows: list[Row], models: list[str]) -> list[Row]:
+def _only(folder: Path, rows: list[Row], models: list[str]) -> list[Row]:
     known = list(dict.fromkeys(row.model for row in rows))
     for model in models:
         if model not in known:
-            raise ValueError(f"{nearest(model, known, 'model')} (--model)")
+            raise ValueError(f"{folder}: {nearest(model, known, 'model')} (--model)")
     return [row for row in rows if not models or row.model in models]

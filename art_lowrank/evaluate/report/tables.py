@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 
+from art_lowrank.evaluate.entries import Entry
 from art_lowrank.evaluate.report.chart import milliseconds, rank_text
 from art_lowrank.evaluate.report.compare import Comparison
 from art_lowrank.evaluate.report.curves import rank_curve_of
@@ -17,12 +18,12 @@ from art_lowrank.evaluate.report.ranking import Board
 from art_lowrank.evaluate.report.reproduce import commands
 from art_lowrank.evaluate.report.summary import Summary
 from art_lowrank.evaluate.report.words import NONE, accuracy, against_strongest, name, quoted, time
-from art_lowrank.evaluate.rows import Entry, Row
+from art_lowrank.evaluate.rows import Row
 from art_lowrank.statistics import wilson
 
 COLUMNS = (
-    "model", "data", "norm", "eps", "attack", "seed", "images", "right", "accuracy", "low", "high", "gradients",
-    "milliseconds", "flags", "model_flags", "error", "model_hash", "data_hash", "cells", "command",
+    "model", "data", "norm", "eps", "attack", "after", "seed", "images", "right", "accuracy", "low", "high",
+    "gradients", "milliseconds", "flags", "model_flags", "error", "model_hash", "data_hash", "cells", "command",
 )  # fmt: skip
 POINTS = ("model", "data", "norm", "eps", "attack", "along", "value", "images", "accuracy", "low", "high")
 
@@ -91,7 +92,10 @@ def _line(*cells: str) -> str:
 def _cell(text: str) -> str:
     """Text in a line of Markdown that is nothing but text: no HTML, no link, no other column."""
     plain = html.escape(" ".join(text.split()), quote=False)
-    return plain if plain == "---" else re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", plain)
+    if plain == "---":
+        return plain
+    plain = re.sub(r"([\\`*_\[\]|~#!$])", r"\\\1", plain)
+    return re.sub(r"^(\d*)([-+.)])(?=\s)", r"\1\\\2", plain)  # no list either
 
 
 def csv_text(summary: Summary) -> str:
@@ -134,8 +138,9 @@ def _values(row: Row, flags: str, own: str, again: Sequence[str]) -> Sequence[ob
     ]
     cells = " ".join(str(record.settings["cell"]) for record in row.records)
     return (
-        row.model, row.data, norm, eps, row.attack, "" if row.seed is None else row.seed, n, int(row.robust.sum()),
-        *interval, f"{row.gradients:.2f}", f"{milliseconds(row):.4g}", flags, own, row.error, *hashes, cells,
+        row.model, row.data, norm, eps, row.attack, "; ".join(row.before),
+        "" if row.seed is None else row.seed, n, int(row.robust.sum()), *interval,
+        f"{row.gradients:.2f}", f"{milliseconds(row):.4g}", flags, own, row.error, *hashes, cells,
         "; ".join(again),
     )  # fmt: skip
 
@@ -158,4 +163,7 @@ def _ball(threat: str) -> tuple[str, object]:
 
 def _safe(value: object) -> object:
     """A spreadsheet takes text that begins like this for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    if not isinstance(value, str):
+        return value
+    text = " ".join(value.split())
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

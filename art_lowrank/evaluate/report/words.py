@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from art_lowrank.evaluate.entries import Entry
 from art_lowrank.evaluate.report.chart import milliseconds
 from art_lowrank.evaluate.report.flags import Flag
 from art_lowrank.evaluate.report.ranking import distance, strongest
-from art_lowrank.evaluate.rows import Entry, Row
+from art_lowrank.evaluate.rows import Row
 from art_lowrank.statistics import Interval
 
 NONE = "–"  # noqa: RUF001  a dash for what there is not

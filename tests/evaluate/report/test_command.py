@@ -143,10 +143,7 @@ def test_a_missing_number_is_a_failure(report, folder, held):
     assert report(path).exit_code == 0
     done = report(path, "--fail-under", "robust=0.1")
     assert done.exit_code == 4
-    assert (
-        "FAILED: net on digits, L2 0.5: robust accuracy is not known, torchattacks:PGDL2[steps=20] failed (10 % wanted)"
-        in done.output
-    )
+    assert f"L2 0.5: robust accuracy is not known, {PGD} failed or saw other images (10 % wanted)" in done.output
 
 
 @pytest.mark.parametrize("bound", ["robust", "robust=45", "rbust=0.4", "robust=", "robust=nan", "=0.3"])

@@ -79,15 +79,17 @@ def test_monotone_in_eps_between_evaluations_of_one_folder(folder, held):
 
 
 @pytest.mark.parametrize(("weak", "strong"), [
-    (FGSM, PGD), (FGSM, APGD), ("art:SquareAttack", PGD), (PGD, APGD), ("lowrank-pgd[rank=1]", PGD),
-    ("lora-pgd[rank=2]", "lowrank-pgd[rank=full]"), ("lowrank-pgd[rank=2]", "rank-curve"),
+    (FGSM, PGD), (FGSM, APGD), ("art:SquareAttack", PGD), (PGD, APGD), ("lowrank-pgd[rank=1]", APGD),
+    ("torchattacks:PGDL2[steps=3]", "rank-curve"), (PGD, "torchattacks:AutoAttack"),
 ])  # fmt: skip
 def test_a_strong_attack_weaker_than_a_weak_one(kinds, held, weak, strong):
     assert kinds({weak: held(0.5), strong: held(0.6)})[strong, L2] == ["weaker than a weaker attack"]
     assert kinds({weak: held(0.6), strong: held(0.5)}, out="right") == {}
 
 
-@pytest.mark.parametrize(("one", "other"), [(FGSM, "lowrank-pgd[rank=1]"), (PGD, "torchattacks:APGD")])
+@pytest.mark.parametrize(
+    ("one", "other"), [(FGSM, "lowrank-pgd[rank=1]"), (PGD, "torchattacks:APGD"), ("lowrank-pgd[rank=4]", PGD)]
+)
 def test_attacks_without_an_order(kinds, held, one, other):
     assert kinds({one: held(0.5), other: held(0.6)}) == {}
     assert kinds({one: held(0.6), other: held(0.5)}, out="other") == {}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from art_lowrank.evaluate.report.curves import effective_rank, rank_curve_of
-from art_lowrank.evaluate.report.ranking import holm, strongest, surely_better
+from art_lowrank.evaluate.report.ranking import holm, pairs_of, strongest
 from art_lowrank.evaluate.report.summary import summary_of
 from art_lowrank.evaluate.report.words import against_strongest, sentence
 from art_lowrank.statistics import mcnemar
@@ -30,7 +30,9 @@ def test_surely_better_is_mcnemar_and_holm_of_all_pairs(held):
     known = np.zeros((5, 5), bool)
     for (i, j), p in zip(pairs, raised, strict=True):
         known[i, j] = p < 0.05 and flags[i].sum() > flags[j].sum()
-    assert (surely_better(flags) == known).all()
+    p, better = pairs_of(flags)
+    assert (better == known).all()
+    assert [p[i, j] for i, j in pairs] == [p[j, i] for i, j in pairs] == pytest.approx(raised.tolist())
     assert known.any()
     assert not known[0, 1]
 
@@ -39,7 +41,7 @@ def test_models_that_are_not_told_apart_share_a_place(folder, held):
     for model, share in (("good", 0.8), ("as good", 0.79), ("bad", 0.3), ("worse", 0.1)):
         path = folder({PGD: held(share)}, model=model)
     (board,) = summary_of(path).boards
-    assert [(place, entry.model) for place, entry in zip(board.places, board.entries, strict=True)] == [
+    assert [(standing.place, entry.model) for standing, entry in zip(board.standings, board.entries, strict=True)] == [
         ("1", "good"), ("1", "as good"), ("3", "bad"), ("4", "worse")
     ]  # fmt: skip
 
@@ -49,9 +51,9 @@ def test_models_that_met_other_attacks_have_no_place(folder, held):
     folder({PGD: held(0.5)}, model="two")
     path = folder({PGD: held(0.4), RANK1: held(0.6)}, model="three")
     (board,) = summary_of(path).boards
-    assert dict(zip((entry.model for entry in board.entries), board.places, strict=True)) == {
-        "one": "1", "two": "2", "three": ""
-    }  # fmt: skip
+    pairs = zip(board.entries, board.standings, strict=True)
+    found = {entry.model: (standing.place, standing.why) for entry, standing in pairs}
+    assert found == {"one": ("1", ""), "two": ("2", ""), "three": ("", "other attacks")}
 
 
 def test_a_model_that_failed_is_last_and_has_no_number(folder, held):

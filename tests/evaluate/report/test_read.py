@@ -9,12 +9,16 @@ import shutil
 import pytest
 
 from art_lowrank.evaluate import evaluate, plan_of
-from art_lowrank.evaluate.report.read import rows_in
+from art_lowrank.evaluate.report.read import last_records, rows_in
 from art_lowrank.evaluate.report.summary import summary_of
 from art_lowrank.evaluate.rows import rows_of
 
 PGD = "torchattacks:PGDL2[steps=20]"
 RANK1 = "lowrank-pgd[rank=1,steps=3]"
+
+
+def read_rows(path):
+    return rows_in(path, last_records(path))
 
 
 def fields(row):
@@ -33,7 +37,7 @@ def test_rows_are_those_of_the_evaluation(tmp_path):
     models, attacks = ["digits:standard", "digits:low-rank"], [RANK1, "rank-curve[steps=4]", "apgd-xyz"][:2]
     plan = plan_of({"models": models, "attacks": attacks, "images": 50, "slice": 20, "seeds": [0, 1]})
     found = evaluate(plan, tmp_path, verbose=False)
-    for there, here in zip(rows_of(found.cells, found.records), rows_in(tmp_path), strict=True):
+    for there, here in zip(rows_of(found.cells, found.records), read_rows(tmp_path), strict=True):
         assert {**fields(there), "records": len(there.records)} == {**fields(here), "records": len(here.records)}
         assert (there.robust == here.robust).all()
     assert here.slices == ((0, 20), (20, 40), (40, 50))
@@ -43,7 +47,7 @@ def test_survivors_stay_one_row_over_all_slices(tmp_path):
     plan = plan_of({"models": ["digits:standard"], "attacks": [RANK1, "lowrank-pgd[rank=2,steps=3]"], "images": 40,
                     "slice": 20, "survivors": True})  # fmt: skip
     evaluate(plan, tmp_path, verbose=False)
-    clean, first, second = rows_in(tmp_path)
+    clean, first, second = read_rows(tmp_path)
     assert (first.after, second.after) == (0, 1)
     assert len(second.robust) == 40
     assert second.attacked == first.robust.sum() < first.attacked == clean.robust.sum()
@@ -58,14 +62,14 @@ def test_the_last_record_of_a_cell_counts(folder, held):
 def test_fewer_images_first_then_all(folder, held):
     folder({PGD: held(0.1, 100)}, clean=held(1.0, 100))
     path = folder({PGD: held(0.5)})
-    assert [row.slices for row in rows_in(path)] == [((0, 200),), ((0, 200),)]
+    assert [row.slices for row in read_rows(path)] == [((0, 200),), ((0, 200),)]
 
 
 def test_the_same_name_for_other_weights_is_another_model(folder, held):
     folder({PGD: held(0.5)}, weights="v1")
     path = folder({PGD: held(0.4)}, weights="v2")
     assert [(entry.model, entry.worst.accuracy.value) for entry in summary_of(path).entries] == [
-        ("net #1", 0.5), ("net #2", 0.4)
+        ("net (1 before)", 0.5), ("net", 0.4)
     ]  # fmt: skip
 
 
@@ -87,26 +91,26 @@ def test_nothing_is_changed(folder, held):
     path = folder({PGD: held(0.5)})
     (path / "records.jsonl").write_bytes((path / "records.jsonl").read_bytes() + b'{"kind": "eval')  # torn by a kill
     before = [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(path)]
-    rows_in(path)
+    read_rows(path)
     assert [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(path)] == before
 
 
 def test_no_folder_no_records_no_cells(tmp_path, folder, held):
     with pytest.raises(ValueError, match=r"there is no folder '.*nowhere'; give one that art-lowrank evaluate"):
-        rows_in(tmp_path / "nowhere")
+        read_rows(tmp_path / "nowhere")
     with pytest.raises(
         ValueError, match=r"holds no records\.jsonl; evaluate into it first: art-lowrank evaluate --out"
     ):
-        rows_in(tmp_path)
+        read_rows(tmp_path)
     (tmp_path / "records.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"holds no cell of an evaluation yet"):
-        rows_in(tmp_path)
+        read_rows(tmp_path)
     (tmp_path / "records.jsonl").write_bytes((folder({PGD: held(0.5)}) / "records.jsonl").read_bytes().splitlines()[1])
     with pytest.raises(ValueError, match="lacks the cells without an attack"):
-        rows_in(tmp_path)
+        read_rows(tmp_path)
     shutil.copy(__file__, tmp_path / "records.jsonl")
     with pytest.raises(ValueError, match=r"records\.jsonl, line 1 is not a record"):
-        rows_in(tmp_path)
+        read_rows(tmp_path)
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -128,6 +132,6 @@ def test_damage_is_one_line_that_names_the_place(folder, held, change, words):
     path = folder({PGD: held(0.5)})
     changed(path, change)
     with pytest.raises(ValueError, match=words) as caught:
-        rows_in(path)
+        read_rows(path)
     assert "records.jsonl" in str(caught.value)
     assert "\n" not in str(caught.value)
