@@ -106,7 +106,7 @@ def shown(summary: Summary, comparison: Comparison | None) -> Iterator[str]:
             kinds = ", ".join(dict.fromkeys(flag.kind for flag in summary.doubts(entry)))
             number = "no worst case" if entry.worst is None else entry.worst.accuracy.percent()
             clean = "failed" if entry.clean.error else entry.clean.accuracy.percent()
-            doubts = f"  doubtful: {kinds}" if kinds else ""
+            doubts = f"  doubtful: {kinds}" if kinds else f"  ({standing.why})" if standing.why else ""
             name = f"  {standing.place or '-':>3s}. {entry.model:{wide}s}"
             yield f"{name}  clean {clean:22s}  worst case {number:22s}{doubts}".rstrip()
     if comparison is not None:

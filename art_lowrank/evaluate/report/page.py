@@ -109,6 +109,11 @@ class Part:
     def lines(self) -> Iterator[tuple[Standing, Section]]:
         return zip(self.board.standings, self.sections, strict=True)
 
+    @property
+    def firsts(self) -> list[Section]:
+        """The models no other one is shown to be better than, the most robust first."""
+        return [section for standing, section in self.lines if standing.place == "1"]
+
     @cached_property
     def columns(self) -> list[tuple[str, int]]:
         """Every attack that some model met."""

@@ -59,12 +59,6 @@ class Board:
     def title(self) -> str:
         return f"{self.data}, {self.threat}" if self.threat else self.data
 
-    @property
-    def first(self) -> Entry | None:
-        """The model that stands first."""
-        pairs = zip(self.entries, self.standings, strict=True)
-        return next((entry for entry, standing in pairs if standing.place == "1"), None)
-
 
 def p_text(p: float) -> str:
     """A p-value, the smallest ones as small."""
