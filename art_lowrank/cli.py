@@ -156,14 +156,14 @@ def evaluate(out: Path, plan: Path | None, leaderboard: bool, retry: bool, quiet
 @click.option("--model", "models", multiple=True, help="One model only; give it again for more.  [default: all]")
 @click.option("--gallery", type=click.IntRange(min=0), default=10, help="So many models get pictures.")
 @click.option("--compare", type=click.Path(path_type=Path), default=None, help="An earlier evaluation's folder.")
-@click.option("--fail-under", "bounds", multiple=True, help="robust=0.45 or clean=0.9, for every model.")
+@click.option("--fail-under", "bounds", multiple=True, help="robust=0.45, clean=0.9, 'robust[L2 0.5]=0.45' for one ball.")
 @click.option("--fail-on-doubt", "strict", is_flag=True, help="No mark may stand beside a number.")
 def report(folder: Path, bounds: tuple[str, ...], **given: Any) -> None:
     """Write what an evaluation has found as a page (one HTML file), Markdown, CSV and PNG; no model is run.
 
     Ends with 0 if all is well, 1 if the folder cannot be read or written, 2 for wrong flags, 4 if a model is below
-    --fail-under or lacks the number, 5 with --fail-on-doubt if a number is doubtful, 6 if, against --compare, something
-    got worse by more than chance explains.
+    --fail-under or its number is not known, 5 with --fail-on-doubt if a number is doubtful, 6 if, against --compare,
+    something got worse by more than chance explains, or failed. Of several the lowest; each reason is printed.
     """
     from art_lowrank.evaluate.report.command import Asked
     from art_lowrank.evaluate.report.command import report as write_report
