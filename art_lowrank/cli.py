@@ -156,7 +156,7 @@ def evaluate(out: Path, plan: Path | None, leaderboard: bool, retry: bool, quiet
 @click.option("--model", "models", multiple=True, help="One model only; give it again for more.  [default: all]")
 @click.option("--gallery", type=click.IntRange(min=0), default=10, help="So many models get pictures.")
 @click.option("--compare", type=click.Path(path_type=Path), default=None, help="An earlier evaluation's folder.")
-@click.option("--fail-under", "bounds", multiple=True, help="robust=0.45, clean=0.9, 'robust[L2 0.5]=0.45' for one ball.")
+@click.option("--fail-under", "bounds", multiple=True, help="robust=0.45, 'robust[L2 0.5]=0.45', clean=0.9.")
 @click.option("--fail-on-doubt", "strict", is_flag=True, help="No mark may stand beside a number.")
 def report(folder: Path, bounds: tuple[str, ...], **given: Any) -> None:
     """Write what an evaluation has found as a page (one HTML file), Markdown, CSV and PNG; no model is run.
