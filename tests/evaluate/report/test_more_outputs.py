@@ -90,6 +90,10 @@ def test_pictures_clip_and_have_no_nan():
     assert pixels_of(picture(image, "").src)[0, :, 0].tolist() == [0, 0, 255, 128]
 
 
+def test_of_four_channels_the_first_is_shown():
+    assert (pixels_of(picture(np.eye(4)[:, :, None].repeat(5, 2), "").src)[:, :, 0].T == [255, 0, 0, 0]).all()
+
+
 @pytest.mark.parametrize("letter", ["\t", "\r", "\n", "\r\n", "=", "+", "-", "@", '"', ",", "\n=", "\t@", " -"])
 def test_csv_is_read_back_with_as_many_rows_and_no_formulas(folder, held, letter):
     breaking = [1.0] * 50 + [None] * 150
@@ -106,7 +110,7 @@ def test_csv_is_read_back_with_as_many_rows_and_no_formulas(folder, held, letter
 
 
 def test_points_of_curves_are_those_of_the_rows(folder):
-    breaking = [1.0] * 50 + [2.0] * 30 + [8.0] * 20 + [None] * 100
+    breaking = [1.0] * 43 + [2.0] * 14 + [8.0] * 14 + [None] * 29  # 100 * 0.29 is 28.999...
     values = {"robust": [at is None for at in breaking], "breaking": breaking, "along": ""}
     attacks = {"rank-curve": {**values, "values": [1, 2, 8]}, "eps-curve[eps=[1,2,8]]": {**values, "values": [1, 2, 8]}}
     summary = summary_of(folder(attacks, eps=8))
@@ -114,8 +118,8 @@ def test_points_of_curves_are_those_of_the_rows(folder):
     found = [(line["attack"], line["along"], float(line["value"]), float(line["accuracy"])) for line in lines]
     known = zip(attacks, ("rank", "eps"), summary.entries[0].rows, strict=True)
     assert found == [(name, along, *point) for name, along, row in known for point in row.curve]
-    assert [share for *_, share in found] == 2 * [0.75, 0.6, 0.5]
-    assert {(line["norm"], line["eps"], line["images"]) for line in lines} == {("L2", "8", "200")}
+    assert [share for *_, share in found] == 2 * [0.57, 0.43, 0.29]
+    assert {(line["norm"], line["eps"], line["images"]) for line in lines} == {("L2", "8", "100")}
 
 
 def test_worst_cases_in_the_table(folder, held):
