@@ -121,7 +121,7 @@ def test_what_a_killed_process_was_at_is_taken_up_by_the_other(fork, asked, tmp_
 
 
 def test_failed_cells_are_run_again_once_by_two_processes(fork, plan, write_model, tmp_path):
-    asked = plan(models=[write_model("time.sleep(0.8)\nraise ValueError('no')")], images=60)
+    asked = plan(models=[write_model("time.sleep(0.5)\nraise ValueError('no')")], images=60)
     evaluate(asked, tmp_path / "out", verbose=False)
     both = [fork(evaluate, asked, tmp_path / "out", retry=True, verbose=False) for _ in range(2)]
     for process in both:
@@ -146,8 +146,8 @@ def test_a_cell_at_work_is_nobody_elses_until_its_process_ends(fork, plan, write
 
 def test_many_processes_may_make_the_folder_at_once(fork, tmp_path):
     asked = plan_of({"models": "digits:standard", "attacks": "lowrank-pgd[steps=1]", "images": 2})
-    for turn in range(3):
-        crowd = [fork(evaluate, asked, tmp_path / f"{turn}", verbose=False) for _ in range(4)]
+    for turn in range(2):
+        crowd = [fork(evaluate, asked, tmp_path / f"{turn}", verbose=False) for _ in range(3)]
         for process in crowd:
             process.join(60)
-        assert [process.exitcode for process in crowd] == [0] * 4
+        assert [process.exitcode for process in crowd] == [0] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,14 +38,15 @@ class Asked(NamedTuple):
 
 def report(asked: Asked, say: Callable[[str], Any] = print) -> int:
     """Write the report and return the exit code: of several, the first of BELOW, DOUBTED and WORSE."""
-    try:
+    with _blaming(asked.folder):
         summary = summary_of(asked.folder, asked.models)
-        comparison = compared(summary, summary_of(asked.other, asked.models)) if asked.other else None
+    comparison = None
+    if asked.other is not None:
+        with _blaming(asked.other):
+            comparison = compared(summary, summary_of(asked.other, asked.models))
+    with _blaming(asked.folder):
         failures = _failures(asked, summary, comparison)
         data = dict(files(summary, comparison, asked.pictures))
-    except DAMAGED as error:  # what no check has foreseen
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"records in {asked.folder} are damaged, or of another version ({reason})") from error
     out = asked.out or asked.folder / FOLDER
     try:
         _write(out, data)
@@ -56,6 +58,16 @@ def report(asked: Asked, say: Callable[[str], Any] = print) -> int:
         say("matplotlib is not installed, so there are no PNG files: pip install 'art-lowrank[report]'")
     say(f"Report: {out / PAGE}")
     return min((code for code, _ in failures), default=FINE)
+
+
+@contextmanager
+def _blaming(folder: Path) -> Iterator[None]:
+    """What no check of records has foreseen is one line too."""
+    try:
+        yield
+    except DAMAGED as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"records in {folder} are damaged, or of another version ({reason})") from error
 
 
 def _write(out: Path, data: Mapping[str, bytes]) -> None:

@@ -93,11 +93,11 @@ def compared(now: Summary, before: Summary) -> Comparison:
     """Rows of the same model, data, attack, threat and seed; p-values by McNemar, all together by Holm."""
     here, there = _numbers(now), _numbers(before)
     lost = [f"{key[0]} on {key[1]}, {key[3]}" for key in _failed(now) if key in there]
-    if not here.keys() & there.keys():
+    if not lost and not here.keys() & there.keys():
         raise ValueError(f"{before.folder} and {now.folder} have no model, data and attack in common")
     found = [_change(key, there[key], here[key]) for key in here if key in there]
     tested = [change for change in found if change.distance is not None]
-    if not tested:
+    if not tested and not lost:
         raise ValueError(f"nothing of {now.folder} and {before.folder} can be compared: {found[0].why}")
     raised = holm(np.array([change.distance.p for change in tested if change.distance is not None]))
     p = {id(change): float(value) for change, value in zip(tested, raised, strict=True)}

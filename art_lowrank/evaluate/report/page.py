@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
@@ -123,6 +123,33 @@ class Part:
 
 def page(summary: Summary, comparison: Comparison | None, pictures: int) -> str:
     """The page; the first `pictures` models on it get images."""
+    parts = list(_parts(summary, pictures))
+    script = _file("script.js")
+    return (
+        _environment()
+        .get_template("index.html.j2")
+        .render(
+            summary=summary,
+            parts=parts,
+            sections=[section for part in parts for section in part.sections],
+            eps=list(eps_charts(summary.entries)),
+            comparison=comparison,
+            warnings=summary.warnings,
+            kinds=_kinds(parts),
+            facts=facts(summary),
+            versions=_versions(summary),
+            hashes=_hashes(summary),
+            opened=OPEN,
+            style=Markup(_file("style.css")),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            version=__version__,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("art_lowrank.evaluate.report", "page"),
         autoescape=True,
@@ -137,25 +164,7 @@ def page(summary: Summary, comparison: Comparison | None, pictures: int) -> str:
         "dash": words.NONE, "cost": gradients,
         "milliseconds": milliseconds, "lowest": lowest,
     }  # fmt: skip
-    parts = list(_parts(summary, pictures))
-    script = _file("script.js")
-    return environment.get_template("index.html.j2").render(
-        summary=summary,
-        parts=parts,
-        sections=[section for part in parts for section in part.sections],
-        eps=list(eps_charts(summary.entries)),
-        comparison=comparison,
-        warnings=summary.warnings,
-        kinds=_kinds(parts),
-        facts=facts(summary),
-        versions=_versions(summary),
-        hashes=_hashes(summary),
-        opened=OPEN,
-        style=Markup(_file("style.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        version=__version__,
-    )
+    return environment
 
 
 def lowest(rows: Sequence[Row]) -> Row | None:

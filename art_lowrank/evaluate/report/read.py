@@ -66,8 +66,8 @@ def missing(folder: Path, known: Collection[str]) -> list[Asked]:
     for path in sorted((folder / ASKED).glob("*.json")):
         try:
             cells = json.loads(path.read_bytes())["cells"]
-            found |= {str(cell[0]): Asked(*map(str, cell[:4])) for cell in cells}
-        except (ValueError, TypeError, KeyError, IndexError):
+            found |= {cell: Asked(cell, model, images, attack) for cell, model, images, attack, _ in cells}
+        except (ValueError, TypeError, LookupError, RecursionError):
             raise ValueError(f"{path} is damaged; delete it, and run the evaluation again to have it anew") from None
     return [asked for cell, asked in found.items() if cell not in known]
 

@@ -16,7 +16,11 @@ NONE = "–"  # noqa: RUF001  a dash for what there is not
 
 # what turns the direction of a text, or moves the cursor of a terminal
 HIDDEN = dict.fromkeys(
-    [*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd"
+    [
+        *(*range(9), 11, 12, *range(14, 32), *range(127, 160)),
+        *(0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)),
+    ],
+    "\ufffd",
 )
 
 

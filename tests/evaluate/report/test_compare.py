@@ -67,3 +67,11 @@ def test_nothing_in_common(folder, held):
     one, two = (folder({PGD: held(0.5)}, model=name, out=name) for name in ("a", "b"))
     with pytest.raises(ValueError, match="have no model, data and attack in common"):
         compared(summary_of(one), summary_of(two))
+
+
+def test_where_everything_failed_now_that_is_said(folder, held):
+    before = folder({PGD: held(0.5)}, out="before")
+    now = folder({PGD: {"robust": held(0.5), "error": "no"}}, out="now", error="gone")
+    found = compared(summary_of(now), summary_of(before))
+    assert list(found.lost) == ["net on digits, clean", f"net on digits, {PGD}"]
+    assert "net on digits, clean: failed now" in list(found.lines())
