@@ -30,6 +30,11 @@ def test_readme_says_what_the_records_say(readme):
 
 def test_a_dear_engine_would_be_said(readme):
     records = read(readme.RESULTS)
-    assert "**missed**" not in readme.section(records)
+    cheap = [
+        replace(r, values={"value": 1.02, "low": 1.01, "high": 1.03, "bytes": 2e6}, volatile={"seconds": [4.0]})
+        for r in records
+    ]
+    assert "**missed**" not in readme.section(cheap)
+    assert readme.section(cheap).count("**met**") == 3
     dear = [replace(r, values={"value": 1.2, "low": 1.1, "high": 1.3, "bytes": 4e6}) for r in records]
     assert readme.section(dear).count("**missed**") == 3

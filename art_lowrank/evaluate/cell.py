@@ -104,7 +104,7 @@ def _clean(work: Work, bench: Bench) -> Outcome:
         "most_common": int(y.bincount().max()) if len(y) else 0,  # images of the class that has most
         "shape": list(x.shape[1:]),
     }
-    tensors = {"x": x, "rows": torch.arange(len(x)), "y": y, "said": said} if bench.keep_images else {}
+    tensors = {"x": as_bytes(x), "rows": torch.arange(len(x)), "y": y, "said": said} if bench.keep_images else {}
     return Outcome(_record(work, values, cost, size, bench, ()), tensors)
 
 
@@ -132,6 +132,12 @@ def _attacked(work: Work, bench: Bench, before: Mapping[str, Record]) -> Outcome
     kept = {"x": found.x, "rows": rows, "said": judged.said, **_pair(found.factors)}
     values["images"] = fingerprint(found.x)
     return Outcome(_record(work, values, cost, size, bench, entry.packages), kept if bench.keep_images else {})
+
+
+def as_bytes(x: Tensor) -> Tensor:
+    """Images as 0 to 255 where that loses nothing, which is a fourth of the disk."""
+    found = (x * 255).round().to(torch.uint8)
+    return found if torch.equal(found.to(x.dtype) / 255, x) else x
 
 
 class Judged(NamedTuple):

@@ -13,6 +13,7 @@ from art_lowrank.attack import Factors, lowrank_pgd
 from art_lowrank.demo.digits import digits
 from art_lowrank.demo.nets import built_in
 from art_lowrank.evaluate import evaluate
+from art_lowrank.evaluate.cell import as_bytes
 from art_lowrank.evaluate.table import rows_of, with_worst
 from art_lowrank.evaluate.threat import Threat
 from art_lowrank.record import unpack
@@ -157,3 +158,20 @@ def test_a_model_that_changes_its_input_does_not_spoil_the_images_of_others(run,
     alone = run(out="alone", images=20)
     assert both[0].values["right"] == alone[0].values["right"]
     assert [record.values for record in both[3:]] == [record.values for record in alone]
+
+
+def test_clean_images_are_kept_as_bytes_where_that_loses_nothing():
+    every = torch.arange(256, dtype=torch.float32).view(1, 1, 16, 16) / 255
+    assert as_bytes(every).dtype == torch.uint8
+    assert torch.equal(as_bytes(every).float() / 255, every)
+    for other in (every / 2, every.nextafter(torch.ones(1)), torch.tensor([[[[2.0]]]])):
+        assert torch.equal(as_bytes(other), other)
+
+
+def test_clean_images_labels_and_answers_are_kept(run, tmp_path):
+    clean, *_ = run()
+    kept = load_file(tmp_path / "out" / "images" / f"{clean.settings['cell']}.safetensors")
+    test = digits()[1]
+    assert torch.equal(kept["x"], test.x[:20])  # sixteenths are no bytes
+    assert torch.equal(kept["y"], test.y[:20])
+    assert int((kept["said"] == kept["y"]).sum()) == clean.values["right"]

@@ -66,7 +66,8 @@ class Slice:
         """Images one by one from the file, float64."""
         with safe_open(self.path, framework="np") as file:
             kept = file.get_slice("x")
-            return np.concatenate([kept[self._at(row) : self._at(row) + 1] for row in rows]).astype(np.float64)
+            found = np.concatenate([kept[self._at(row) : self._at(row) + 1] for row in rows])
+        return found.astype(np.float64) / (255 if found.dtype == np.uint8 else 1)
 
     def answer(self, row: int) -> int:
         """The class the model took the image for."""
