@@ -168,6 +168,7 @@ def report(folder: Path, bounds: tuple[str, ...], **given: Any) -> None:
     from art_lowrank.evaluate.report.command import Asked
     from art_lowrank.evaluate.report.command import report as write_report
     from art_lowrank.evaluate.report.gate import bound_of
+    from art_lowrank.evaluate.report.words import printable
 
     try:
         wanted = [bound_of(text) for text in bounds]
@@ -179,7 +180,7 @@ def report(folder: Path, bounds: tuple[str, ...], **given: Any) -> None:
     try:
         code = write_report(asked, click.echo)
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
     click.get_current_context().exit(code)
 
 

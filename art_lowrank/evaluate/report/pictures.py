@@ -174,7 +174,16 @@ def readable(error: BaseException) -> str:
     return "the images were not kept (--no-images), or by an older version" if missing else " ".join(str(error).split())
 
 
-UNREADABLE = (OSError, SafetensorError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError)
+UNREADABLE = (
+    OSError,
+    SafetensorError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+)
 
 
 def picture(image: Array, words: str) -> Picture:
