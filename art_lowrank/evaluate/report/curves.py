@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from art_lowrank.evaluate.entries import Entry
 from art_lowrank.evaluate.report.order import Variant, spec_of, variant_of
-from art_lowrank.evaluate.rows import Flags, Row, breaking
+from art_lowrank.evaluate.rows import Row, breaking
 from art_lowrank.statistics import Interval, wilson
 
 NEAR = 0.01  # the effective rank is the smallest whose robust accuracy is within one point of the last rank's
@@ -135,9 +135,3 @@ def _without_eps(attack: str) -> str:
     spec = spec_of(attack)
     rest = [part for part in spec.parts if not part.startswith("eps=")]
     return f"{spec.name}[{','.join(rest)}]" if rest else spec.name
-
-
-def held_at(row: Row, value: float) -> Flags:
-    """Of a curve, the images that hold at a rank or radius."""
-    found: Flags = np.concatenate([breaking(record) for record in row.done]) > value
-    return found

@@ -15,7 +15,7 @@ from art_lowrank.evaluate.remarks import MEANINGS, kind_of
 from art_lowrank.evaluate.report.curves import at_radii
 from art_lowrank.evaluate.report.order import ENSEMBLE, ITERATIVE, LOW_RANK, ONE_STEP, eps_of, variant_of
 from art_lowrank.evaluate.report.ranking import holm
-from art_lowrank.evaluate.report.read import Asked
+from art_lowrank.evaluate.report.read import Wanted
 from art_lowrank.evaluate.rows import Row
 from art_lowrank.evaluate.threat import NUMBERS, ROUNDING, SLACK
 from art_lowrank.statistics import mcnemar, wilson
@@ -64,7 +64,7 @@ class Flag(NamedTuple):
         return KINDS.get(self.kind, "")
 
 
-def flags_in(entries: Sequence[Entry], left: Sequence[Asked] = ()) -> dict[Row, list[Flag]]:
+def flags_in(entries: Sequence[Entry], left: Sequence[Wanted] = ()) -> dict[Row, list[Flag]]:
     """The flags of every row. A model's own, seen on clean images, are its clean row's; `left` are missing cells."""
     found: dict[Row, list[Flag]] = defaultdict(list)
     for entry in entries:
@@ -101,7 +101,7 @@ def _remark(text: str) -> Flag:
     return Flag(kind_of(text), text)
 
 
-def _whole(row: Row, left: Sequence[Asked]) -> Iterator[Flag]:
+def _whole(row: Row, left: Sequence[Wanted]) -> Iterator[Flag]:
     """Whether all was run that should be, by one and the same code."""
     if row.error:
         yield Flag("failed", f"failed: {row.error}")

@@ -17,7 +17,7 @@ from art_lowrank.record import Record, read
 LONG = ("margin",)  # a number an image that no report shows
 
 
-class Asked(NamedTuple):
+class Wanted(NamedTuple):
     """A cell that is to be run."""
 
     cell: str
@@ -60,13 +60,13 @@ def last_records(folder: Path) -> dict[str, Record]:
     return found
 
 
-def missing(folder: Path, known: Collection[str]) -> list[Asked]:
+def missing(folder: Path, known: Collection[str]) -> list[Wanted]:
     """What was asked for and has no record: the evaluation goes on, or was killed."""
-    found: dict[str, Asked] = {}
+    found: dict[str, Wanted] = {}
     for path in sorted((folder / ASKED).glob("*.json")):
         try:
             cells = json.loads(path.read_bytes())["cells"]
-            found |= {cell: Asked(cell, model, images, attack) for cell, model, images, attack, _ in cells}
+            found |= {cell: Wanted(cell, model, images, attack) for cell, model, images, attack, _ in cells}
         except (ValueError, TypeError, LookupError, RecursionError):
             raise ValueError(f"{path} is damaged; delete it, and run the evaluation again to have it anew") from None
     return [asked for cell, asked in found.items() if cell not in known]

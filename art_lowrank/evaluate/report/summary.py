@@ -10,7 +10,7 @@ from art_lowrank.evaluate.entries import Entry, entries_of
 from art_lowrank.evaluate.outcome import failed
 from art_lowrank.evaluate.report.flags import Flag, entry_flags, flags_in
 from art_lowrank.evaluate.report.ranking import Board, boards
-from art_lowrank.evaluate.report.read import Asked, last_records, missing, rows_in
+from art_lowrank.evaluate.report.read import Wanted, last_records, missing, rows_in
 from art_lowrank.evaluate.rows import Row
 from art_lowrank.evaluate.spec import nearest
 from art_lowrank.record import Record
@@ -24,7 +24,7 @@ class Summary:
     rows: Sequence[Row]
     boards: Sequence[Board]
     flags: Mapping[Row, Sequence[Flag]]
-    missing: Sequence[Asked] = ()  # asked for, and not there yet
+    missing: Sequence[Wanted] = ()  # asked for, and not there yet
     attacks: Mapping[str, str] = field(default_factory=dict)  # of all cells by their ids
 
     @property
