@@ -117,12 +117,12 @@ def worst(rows: Sequence[Row]) -> Row:
 
 def _subject(cell: Cell) -> tuple[str, ...]:
     """What a model and its images are: the same name may mean another file in another evaluation."""
-    return cell.model, cell.data, _text(cell.identity["model"]), _text(cell.identity["data"])
+    return cell.model, cell.data, text_of(cell.identity["model"]), text_of(cell.identity["data"])
 
 
 def _attack(cell: Cell, texts: Mapping[str, str]) -> tuple[str, ...]:
     """What an attack is, the same on every slice."""
-    return cell.attack, str(cell.seed), _text(cell.identity["attack"]), *_before(cell, texts)
+    return cell.attack, str(cell.seed), text_of(cell.identity["attack"]), *_before(cell, texts)
 
 
 def _before(cell: Cell, texts: Mapping[str, str]) -> tuple[str, ...]:
@@ -130,7 +130,8 @@ def _before(cell: Cell, texts: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(texts.get(need, need) for need in cell.needs[1:])
 
 
-def _text(meaning: JSON) -> str:
+def text_of(meaning: JSON) -> str:
+    """A meaning as text, the same for the same."""
     return json.dumps(meaning, sort_keys=True, default=str)
 
 

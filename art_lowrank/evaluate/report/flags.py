@@ -14,13 +14,12 @@ from art_lowrank.evaluate.entries import Entry
 from art_lowrank.evaluate.remarks import MEANINGS, kind_of
 from art_lowrank.evaluate.report.curves import at_radii
 from art_lowrank.evaluate.report.order import ENSEMBLE, ITERATIVE, LOW_RANK, ONE_STEP, eps_of, variant_of
-from art_lowrank.evaluate.report.ranking import holm
+from art_lowrank.evaluate.report.ranking import SURE, holm, strongest
 from art_lowrank.evaluate.report.read import Wanted
 from art_lowrank.evaluate.rows import Row
 from art_lowrank.evaluate.threat import NUMBERS, ROUNDING, SLACK
 from art_lowrank.statistics import mcnemar, wilson
 
-SURE = 0.05  # p-value below which a difference is not called noise
 OUTSIDE = "broken outside the ball"
 MANY = 100  # images, below which a plateau is chance
 FLAT, WIDER = 0.01, 1.5  # a plateau: less than a point lost while eps grew by half
@@ -120,9 +119,8 @@ def _data(row: Row) -> str:
 def _too_weak(entry: Entry) -> Iterator[tuple[Row, Flag]]:
     """A worst case over attacks of which none is known to be strong."""
     levels = {variant_of(row).level for row in entry.counted}
-    if levels and max(levels) < ITERATIVE:
+    if (best := strongest(entry)) is not None and max(levels) < ITERATIVE:
         words = "of low rank" if levels == {LOW_RANK} else "weak"
-        best = min(entry.counted, key=lambda row: int(row.robust.sum()))
         yield best, Flag("no strong attack", f"all {len(entry.counted)} runs are {words}")
 
 

@@ -15,7 +15,7 @@ from art_lowrank.evaluate.entries import Entry
 from art_lowrank.evaluate.rows import Row
 from art_lowrank.statistics import Interval, mcnemar, paired_difference
 
-SURE = 0.05
+SURE = 0.05  # p-value below which a difference is not called noise
 
 
 class Distance(NamedTuple):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from art_lowrank.evaluate.outcome import ASKED, KIND, RECORDS
 from art_lowrank.evaluate.plan import CLEAN, Cell
 from art_lowrank.evaluate.report.check import check_record, mapping
-from art_lowrank.evaluate.rows import Row, rows_of
+from art_lowrank.evaluate.rows import Row, rows_of, text_of
 from art_lowrank.record import Record, read
 
 LONG = ("margin",)  # a number an image that no report shows
@@ -86,7 +86,7 @@ def _id(record: Record, path: Path) -> str:
 def _images(record: Record) -> tuple[str, ...]:
     """Which slice a record is of: a model's meaning, the data's, start and stop."""
     meant = mapping(record.settings["meant"])
-    return record.model, *(_text(meant[key]) for key in ("model", "data")), record.data
+    return record.model, *(text_of(meant[key]) for key in ("model", "data")), record.data
 
 
 def _cell(record: Record, clean: Mapping[tuple[str, ...], str]) -> Cell:
@@ -112,7 +112,7 @@ def _labelled(cells: Sequence[Cell]) -> list[Cell]:
     for kind in ("model", "data"):
         meanings: dict[str, list[str]] = {}
         for cell in cells:
-            meant = _text(cell.identity[kind])
+            meant = text_of(cell.identity[kind])
             if meant not in (known := meanings.setdefault(getattr(cell, kind), [])):
                 known.append(meant)
         short = _short(meanings) if kind == "data" else {}
@@ -124,7 +124,7 @@ def _labelled(cells: Sequence[Cell]) -> list[Cell]:
 
 def _label(cell: Cell, kind: str, meanings: Mapping[str, Sequence[str]], short: Mapping[str, str]) -> str:
     name = str(getattr(cell, kind))
-    older = len(meanings[name]) - 1 - meanings[name].index(_text(cell.identity[kind]))
+    older = len(meanings[name]) - 1 - meanings[name].index(text_of(cell.identity[kind]))
     return short.get(name, name) + (f" ({older} before)" if older else "")
 
 
@@ -133,7 +133,3 @@ def _short(names: Collection[str]) -> dict[str, str]:
     last = {name: name.replace("\\", "/").rstrip("/").rpartition("/")[2] for name in names if "[" not in name}
     last = {name: part for name, part in last.items() if not name.startswith("robustbench:")}
     return last if len(set(last.values()) | (set(names) - set(last))) == len(names) else {}
-
-
-def _text(meaning: object) -> str:
-    return json.dumps(meaning, sort_keys=True, default=str)
