@@ -206,3 +206,10 @@ def test_a_large_report_is_small_and_quick(report, folder, held, tmp_path):
     assert report(path).exit_code == 0
     assert (path / "report" / "index.html").stat().st_size < 400_000
     assert json.loads((path / "records.jsonl").read_text().splitlines()[0])["kind"] == "evaluation"
+
+
+def test_the_folder_one_is_in_has_a_name(report, folder, held, monkeypatch):
+    monkeypatch.chdir(folder({PGD: held(0.5)}, out="nightly"))
+    assert report(".").exit_code == 0
+    with open("report/index.html") as file:
+        assert "<title>Robustness report: nightly</title>" in file.read()
