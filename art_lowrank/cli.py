@@ -184,6 +184,43 @@ def report(folder: Path, bounds: tuple[str, ...], **given: Any) -> None:
     click.get_current_context().exit(code)
 
 
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False), default=Path("art-lowrank-spectra"))
+@click.option("--model", "models", multiple=True, help="As for evaluate.  [default: digits nets]")
+@click.option("--attack", "attacks", multiple=True, help="As for evaluate.  [default: four of this package]")
+@click.option("--data", multiple=True, help="As for evaluate.  [default: digits]")
+@click.option("--norm", default=None, help="Of attacks that do not say: 2, inf, 1 or nuc.  [default: 2]")
+@click.option("--eps", default=None, help="Radius of attacks that do not say, 0.5 or 8/255.  [default: 0.5]")
+@click.option("--images", type=int, default=None, help="The first so many.  [default: all]")
+@click.option("--batch-size", type=int, default=None, help="Halved where memory runs out.  [default: 128]")
+@click.option("--device", default=None, help="auto, cpu, cuda:0 ...  [default: auto]")
+@click.option("--data-dir", default=None, help="Where RobustBench's data lie.  [default: data]")
+@click.option("--model-dir", default=None, help="Where RobustBench's weights lie.  [default: models]")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def spectra(out: Path, quiet: bool, **given: Any) -> None:
+    """Say of what rank perturbations are, and what they do to the singular values of images.
+
+    Beside every attack stands noise of the same length. OUT is an evaluation's folder, of art-lowrank evaluate too;
+    what is asked here and not in it is evaluated first, with the same names of models, attacks and data:
+
+    \b
+      art-lowrank spectra --model torchvision:resnet18 --data folder:PATH --attack 'torchattacks:PGDL2[steps=50]' runs
+      art-lowrank spectra runs
+
+    OUT/spectra gets spectra.csv (change of every singular value, energy in the largest k, stable, ratio and entropy
+    rank, with 95 % intervals over images) and pictures. Our own attacks stop at a broken image, and so does what is
+    measured of them, unless they say early_stop=false. Ends with 3 if a model or an attack failed.
+    """
+    from art_lowrank.evaluate.perturbations.command import run_spectra
+
+    chosen = {name: value for name, value in given.items() if value is not None and value != ()}
+    try:
+        code = run_spectra(out, chosen, not quiet, click.echo)
+    except (ValueError, OSError, ImportError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from error
+    click.get_current_context().exit(code)
+
+
 @main.command(context_settings={"show_default": True})
 @click.option("--model", default=None, help="A model, as for evaluate: is it fed what it was trained on?")
 @click.option("--data", default="digits", help="Its images, as for evaluate.")

@@ -9,8 +9,12 @@ Three different numbers are called "effective rank" in the literature. For singu
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+ROUNDING = 1e-6  # singular values of an image below this share of its largest are none
 
 
 def singular_values(m: Tensor) -> Tensor:
@@ -76,6 +80,49 @@ def tail(m: Tensor, rank: int) -> Tensor:
     _check_rank(rank)
     values = _relative(m)
     return values[..., rank] if rank < values.shape[-1] else torch.zeros_like(values[..., 0])
+
+
+class Perturbed(NamedTuple):
+    """What perturbations do to images and what they are made of: a row an image, the mean of its channels.
+
+    k counts singular values from the largest. An unchanged image has change 0, energy 1 and every rank 0.
+    """
+
+    change: Tensor  # (n, k) |s_k(moved) - s_k(x)| / s_k(x); NaN where x has no such singular value in any channel
+    shift: Tensor  # (n, k) |s_k(moved) - s_k(x)| / s_1(x)
+    energy: Tensor  # (n, k) the share of the perturbation's squared norm in its k largest singular values
+    stable: Tensor  # (n,) the three ranks of the perturbation
+    ratio: Tensor
+    entropy: Tensor
+
+
+def perturbed(x: Tensor, moved: Tensor) -> Perturbed:
+    """Measures of the perturbations moved - x, images (n, c, h, w)."""
+    if x.ndim != 4 or x.shape != moved.shape:
+        raise ValueError(f"two sets of images (n, c, h, w) of one shape are needed, got {tuple(x.shape)} and "
+                         f"{tuple(moved.shape)}")  # fmt: skip
+    clean, after = singular_values(x), singular_values(moved)
+    delta = moved.to(torch.float64) - x.to(torch.float64)
+    gap, first = (after - clean).abs(), clean[..., :1]
+    there = clean > ROUNDING * first
+    change = torch.where(there, gap / clean.where(there, torch.ones_like(clean)), torch.nan)
+    squares = singular_values(delta).square().sum(1)  # over channels: the budget is theirs together
+    energy = _share(squares.cumsum(-1), squares.sum(-1, keepdim=True))
+    return Perturbed(
+        change.nanmean(1),
+        _share(gap, first).mean(1),
+        energy.where(squares.sum(-1, keepdim=True) > 0, torch.ones_like(energy)),
+        *(measure(delta).mean(1) for measure in (stable_rank, ratio_rank, entropy_rank)),
+    )
+
+
+def noise_like(x: Tensor, moved: Tensor, seed: int = 0) -> Tensor:
+    """Gaussian noise as long as each image's perturbation in l2, added and clamped to [0, 1]: the control."""
+    draws = torch.Generator("cpu").manual_seed(seed)
+    noise = torch.randn(x.shape, generator=draws, dtype=torch.float64)
+    lengths = (moved.double() - x.double()).flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
+    moved = x.double() + noise * lengths.view(-1, 1, 1, 1)
+    return moved.clamp(0, 1).to(x.dtype)
 
 
 def _relative(m: Tensor) -> Tensor:

@@ -19,7 +19,10 @@ ALLOWED = {  # what a part of the package may import of the others
     "weights": {"weights", "spectra"},
     "training": {"attack", "weights", "training", "files", "record", "statistics", "demo"},
     "hosts": {"attack", "weights", "training", "hosts", "files"},
-    "evaluate": {"attack", "weights", "training", "hosts", "demo", "evaluate", "files", "record", "statistics"},
+    "evaluate": {
+        *("attack", "weights", "training", "hosts", "demo", "evaluate"),
+        *("files", "record", "statistics", "spectra"),
+    },
     "demo": {"attack", "weights", "training", "hosts", "evaluate", "demo", "record", "statistics", "spectra"},
     "plot": {"attack", "statistics"},
     "files": set(),

@@ -127,3 +127,49 @@ def test_input_is_left_alone() -> None:
 def test_bad_input_is_one_clear_line(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_change_of_one_singular_value_is_found() -> None:
+    """Image 4, 2, 0 becomes 4, 3, 0: value 2 changes by a half of itself and a quarter of the first; rank one."""
+    x, moved = diagonal(4, 2).view(1, 1, 3, 4) / 8, diagonal(4, 3).view(1, 1, 3, 4) / 8
+    found = spectra.perturbed(x, moved)
+    assert found.change[0].tolist() == pytest.approx([0, 0.5, float("nan")], nan_ok=True)
+    assert found.shift[0].tolist() == pytest.approx([0, 0.25, 0])
+    assert found.energy[0].tolist() == pytest.approx([1, 1, 1])
+    assert [rank.item() for rank in found[3:]] == pytest.approx([1, 1, 1])
+
+
+def test_energy_is_of_all_channels_together() -> None:
+    """Channels 3 and 1 + 1: of 11, the first values hold 10 and both hold all."""
+    x = torch.zeros(1, 2, 3, 4, dtype=torch.float64)
+    moved = torch.stack([diagonal(3), diagonal(1, 1)]).unsqueeze(0)
+    found = spectra.perturbed(x, moved)
+    assert found.energy[0].tolist() == pytest.approx([10 / 11, 1, 1])
+    assert found.stable.item() == pytest.approx((1 + 2) / 2)
+    assert found.change.isnan().all()  # a black image has no singular values
+
+
+def test_images_that_stay_as_they_were() -> None:
+    x = random_matrices(0, 3, (2, 1, 6, 5)).abs() / 100
+    found = spectra.perturbed(x, x)
+    assert not found.change.nan_to_num().any()
+    assert found.energy.eq(1).all()
+    assert not torch.stack(found[3:]).any()
+
+
+def test_images_of_different_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"of one shape are needed, got \(1, 1, 2, 2\) and \(1, 1, 2, 3\)"):
+        spectra.perturbed(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 3))
+
+
+def test_noise_is_as_long_as_the_perturbation_and_follows_the_seed() -> None:
+    x = torch.full((3, 2, 6, 5), 0.5)
+    moved = x + torch.tensor([0.0, 0.01, 0.02]).view(3, 1, 1, 1)
+    noisy = spectra.noise_like(x, moved)
+    lengths = [(image - 0.5).flatten(1).norm(dim=1) for image in (noisy, moved)]
+    assert lengths[0].tolist() == pytest.approx(lengths[1].tolist(), rel=1e-5)
+    assert torch.equal(noisy, spectra.noise_like(x, moved))
+    assert not torch.equal(noisy, spectra.noise_like(x, moved, seed=1))
+    bright = spectra.noise_like(torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
+    assert bright.max() <= 1
+    assert bright.min() >= 0

@@ -1,9 +1,9 @@
 """The condition-number bound of arXiv 2306.01485 against what perturbations do to the output.
 
-Claimed: (|f(x+d) - f(x)| / |f(x)|) (|x| / |d|) <= product of cond(W_l) and cond(activations). Each factor |W| |W^+| needs
-|W z| >= |z| / |W^+|, which fails where W has a null space and z leans into it: every layer with fewer outputs or a lower
-rank than inputs. What does hold for layers without biases and activations of slope at most 1 puts the output itself in
-the place of the inverses: product of |W_l| times |x| / |f(x)|.
+Claimed: (|f(x+d) - f(x)| / |f(x)|) (|x| / |d|) <= the product of cond(W_l) and cond(activations). Each factor |W| |W^+|
+needs |W z| >= |z| / |W^+|, which fails where W has a null space and z leans into it: every layer with fewer outputs, or
+a lower rank, than inputs. What does hold for layers without biases and activations of slope at most 1 has the output
+itself in the place of the inverses: the product of |W_l| times |x| / |f(x)|.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
-from worlds import Split, images_of, model_of
+from worlds import Split, images_of
 
 from art_lowrank.training.moves import Moves
 
@@ -134,10 +134,9 @@ COURSES = {
         Course("mlp", "mnist", 8000, "MLP", 8, (0.04, 0.025, 0.063)),
         Course("cnn, l2 2.0", "mnist", 8000, "CNN", 8, (0.016, 0.008), adam=True, one_cycle=True),
         Course("vgg", "cifar10", 7000, "VGG", 15, (0.025, 0.05), padding=2),
-        Course("resnet3b, l2 0.5", "cifar10", 7000, "ResNet3B", 6, (0.02,), padding=4, one_cycle=True),
+        Course("resnet3b, l2 0.5", "cifar10", 7000, "ResNet3B", 4, (0.02,), padding=4, one_cycle=True),
         Course("digits", "digits", 1000, "small CNN", 12, (0.04, 0.025)),
         Course("digits mlp", "digits", 1000, "small MLP", 12, (0.04, 0.025)),
         Course("digits, l2 0.5", "digits", 1000, "small CNN", 15, (0.006,), adam=True, one_cycle=True),
     )
 }
-__all__ = ["COURSES", "Course", "model_of", "moved"]

@@ -7,16 +7,17 @@ item on two cores and keeps its records apart.
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
-import traceback
 from pathlib import Path
 
 import torch
 from items import ANSWERS, ITEMS, sources, told
 from study import Missing, Notes, Question, Scale
+from worlds import WORLDS
 
 from art_lowrank.record import Record, append, read
-from worlds import WORLDS
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = ROOT / "integration" / "results" / "evidence.jsonl"
@@ -29,10 +30,25 @@ def main() -> None:
     scale = Scale(arguments.small, arguments.world, arguments.n)
     results = arguments.results or (SMALL if arguments.small or arguments.world != "assets" else FULL)
     if not arguments.table:
+        if arguments.jobs > 1:
+            share(arguments.jobs)
         work(todo(arguments, scale, results), results)
     notes = Notes(recorded(results))
-    for name in arguments.only:
+    for name in [] if arguments.quiet else arguments.only:
         print("\n".join(told(ITEMS[name], notes, scale)))
+
+
+def share(jobs: int) -> None:
+    """The same command in so many processes, each with a part; what waits for another's answer is left for later."""
+    given = [word for word in sys.argv if not word.startswith("--jobs=")]
+    if "--jobs" in given:
+        place = given.index("--jobs")
+        del given[place : place + 2]
+    parts = [[sys.executable, *given, "--quiet", "--part", str(part), str(jobs)] for part in range(jobs)]
+    running = [subprocess.Popen(part) for part in parts]
+    codes = [process.wait() for process in running]
+    if any(codes):
+        raise SystemExit("a part of the work failed, see above; what is done is kept: run the same again")
 
 
 def todo(arguments: argparse.Namespace, scale: Scale, results: Path) -> list[Question]:
@@ -84,6 +100,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--n", type=int, help="at most so many images")
     parser.add_argument("--match", default="", help="only questions whose text holds this")
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th, from I")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the work")
+    parser.add_argument("--quiet", action="store_true", help="no tables at the end")
     parser.add_argument("--results", type=Path, help="JSONL file the records are appended to")
     parser.add_argument("--table", action="store_true", help="print what the records say, run nothing")
     return parser.parse_args()

@@ -10,7 +10,10 @@ import adversarial_training
 import condition_bound
 import lora_table
 import low_rank_nets
+import memory
 import peer_table
+import perturbation_spectra
+import rank_curves
 import strength_cells
 import trainings
 import weight_ranks
@@ -20,7 +23,9 @@ import art_lowrank
 from art_lowrank.record import versions
 
 ITEMS: dict[str, ModuleType] = {
+    "spectra": perturbation_spectra,
     "lora": lora_table,
+    "curves": rank_curves,
     "training": adversarial_training,
     "low-rank": low_rank_nets,
     "weights": weight_ranks,
@@ -28,7 +33,11 @@ ITEMS: dict[str, ModuleType] = {
     "peers": peer_table,
 }
 ANSWERS: dict[str, Answer] = {
+    perturbation_spectra.KIND: perturbation_spectra.answer,
+    rank_curves.KIND: rank_curves.answer,
+    rank_curves.RADIUS: rank_curves.answer,
     strength_cells.KIND: strength_cells.answer,
+    memory.KIND: memory.answer,
     trainings.KIND: trainings.answer,
     weight_ranks.KIND: weight_ranks.answer,
     condition_bound.KIND: condition_bound.answer,

@@ -5,85 +5,84 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import lora_table
-from strength_cells import KIND, POWER
-from study import Notes, Question, Scale, cell, percent, table
-
-from art_lowrank.record import JSON
-from art_lowrank.statistics import mean_paired_difference
+from strength_cells import POWER
+from study import Notes, Question, Scale, cells, percent, table
 
 TITLE = "The same budget through every library"
 CLAIM = "At the same number of gradients an image the low-rank search is as strong as what other libraries offer."
-KINDS = (KIND,)
 STEPS = (20, 100)
 PEERS = ("torchattacks PGDL2", "ART PGD", "foolbox L2PGD", "AutoAttack APGD-CE", "AutoAttack APGD-DLR",
          "adv-lib APGD-CE", "adv-lib APGD-DLR")  # fmt: skip
 
 
-def ours(scale: Scale, name: str) -> dict[str, dict[str, JSON]]:
-    """Ranks of about a tenth and a third, and full rank."""
-    ranks = scale.world.subjects[name].ranks
-    low, middle = ranks[0], ranks[min(2, len(ranks) - 1)]
-    return {f"{POWER} r={rank}": {"rank": rank} for rank in (low, middle, "full")}
+OURS = ("a tenth of full rank", "a third", "full rank")
 
 
-def rows_of(scale: Scale, name: str) -> dict[str, list[Question]]:
-    """By the name of an attack, its questions by gradients."""
-    one = lora_table.Table(scale, name)
-    steps = STEPS[:1] if scale.small else STEPS
-    found = {attack: [one.ask(attack, steps=s) for s in steps] for attack in PEERS}
-    for attack, settings in ours(scale, name).items():
-        found[attack] = [one.ask(POWER, steps=s, **settings) for s in steps]
+def steps_of(scale: Scale) -> tuple[int, ...]:
+    return STEPS[:1] if scale.small else STEPS
+
+
+def row_of(scale: Scale, attack: str, steps: int) -> list[Question]:
+    """One attack on every net."""
+    found = []
+    for one in lora_table.all_tables(scale):
+        ranks = dict(zip(OURS, (one.low, one.middle, "full"), strict=True))
+        found.append(one.power(ranks[attack], steps) if attack in ranks else one.apgd(attack, steps))
     return found
 
 
 def questions(scale: Scale) -> Iterator[Question]:
-    for name in scale.world.attacked:
-        yield lora_table.Table(scale, name).clean()
-        for asked in rows_of(scale, name).values():
-            yield from asked
+    for one in lora_table.all_tables(scale):
+        yield one.clean()
+    for steps in steps_of(scale):
+        for attack in (*PEERS, *OURS):
+            yield from row_of(scale, attack, steps)
+
+
+def sentence(notes: Notes, scale: Scale) -> str:
+    """The first budget, against the strongest peer of each net."""
+    steps = STEPS[0]
+    best = strongest(notes, scale, steps)
+    told = []
+    for what in OURS:
+        one = notes.mean_difference(list(zip(row_of(scale, what, steps), best, strict=True)))
+        told.append(f"{lora_table.compared(one)} at {what} ({one.points(1)})")
+    found = lora_table.images(lora_table.all_tables(scale))
+    return (
+        f"With {steps} gradients `power` against the strongest of seven peers on each net: {', '.join(told)}; {found}."
+    )
 
 
 def verdict(notes: Notes, scale: Scale) -> list[str]:
-    """The full-rank and the middle rank of ours against the strongest peer of each net."""
-    names = scale.world.attacked
-    steps = STEPS[:1] if scale.small else STEPS
-    lines = []
-    for place, count in enumerate(steps):
-        for index, what in ((1, "at a third of full rank"), (2, "at full rank")):
-            pairs, beaten = [], []
-            for name in names:
-                found = rows_of(scale, name)
-                best = min((found[peer][place] for peer in PEERS), key=lambda q: notes.accuracy(q).value)
-                mine = list(found.values())[len(PEERS) + index][place]
-                pairs.append((notes.holds(mine), notes.holds(best)))
-                beaten.append(best.attack)
-            difference = mean_paired_difference(pairs)
-            lines.append(
-                f"{count} gradients, {what}: {difference.points(1)} against the strongest peer of each net "
-                f"({', '.join(dict.fromkeys(beaten))}): {word(difference.value, difference.high)}."
-            )
-    n = " + ".join(str(scale.images(name)) for name in names)
-    return [f"n = {n} images of {len(names)} nets; negative where ours is stronger.", *lines]
+    """Ours against the strongest peer of each net, and against each peer."""
+    lines = [f"{lora_table.images(lora_table.all_tables(scale))}; negative: ours is stronger."]
+    for steps in steps_of(scale):
+        best = strongest(notes, scale, steps)
+        told = []
+        for what in OURS:
+            one = notes.mean_difference(list(zip(row_of(scale, what, steps), best, strict=True)))
+            told.append(f"{what} {one.points(1)} ({lora_table.compared(one)})")
+        names = ", ".join(dict.fromkeys(question.attack for question in best))
+        lines.append(f"{steps} gradients, `power` against the strongest peer of each net ({names}): {', '.join(told)}.")
+    return lines
 
 
-def word(value: float, high: float) -> str:
-    return "**stronger**" if high < 0 else "**as strong**" if value <= 0.01 else "**weaker**"
+def strongest(notes: Notes, scale: Scale, steps: int) -> list[Question]:
+    """Of each net the peer that leaves least."""
+    rows = [row_of(scale, attack, steps) for attack in PEERS]
+    return [min(column, key=lambda q: notes.accuracy(q).value) for column in zip(*rows, strict=True)]
 
 
 def tables(notes: Notes, scale: Scale) -> list[str]:
-    """Robust accuracy and microseconds of process time a gradient and image."""
-    names = scale.world.attacked
-    short = [scale.world.subjects[name].short for name in names]
-    found = []
-    for place, count in enumerate(STEPS[:1] if scale.small else STEPS):
+    """Robust accuracy, and microseconds of process time a gradient and image."""
+    short = [one.subject.short for one in lora_table.all_tables(scale)]
+    lines = []
+    for steps in steps_of(scale):
         rows = []
-        for attack in [*PEERS, *(f"{POWER}, {what}" for what in ("tenth", "third", "full rank"))]:
-            index = list([*PEERS, "tenth", "third", "full"]).index(attack if attack in PEERS else
-                                                                    attack.split(", ")[1].split()[0])  # fmt: skip
-            asked = [list(rows_of(scale, name).values())[index][place] for name in names]
-            shares = [cell(lambda q=q: percent(notes.accuracy(q))) for q in asked]  # type: ignore[misc]
-            times = [cell(lambda q=q: f"{1000 * lora_table.time(notes, q) / count:.0f}") for q in asked]  # type: ignore[misc]
-            rows.append([attack, *shares, *times])
-        head = [f"{count} gradients", *short, *(f"us, {name}" for name in short)]
-        found += table(head, rows)
-    return found
+        for attack in (*PEERS, *OURS):
+            asked = row_of(scale, attack, steps)
+            shares = cells(lambda q: percent(notes.accuracy(q)), asked)
+            times = cells(lambda q, steps=steps: f"{1000 * lora_table.seconds(notes, q) / steps:.0f}", asked)
+            rows.append([f"{POWER}, {attack}" if attack in OURS else attack, *shares, *times])
+        lines += table([f"{steps} gradients", *short, *(f"us, {name}" for name in short)], rows)
+    return lines

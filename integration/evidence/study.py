@@ -119,9 +119,21 @@ def percent(share: float | Interval) -> str:
     return f"{100 * value:.1f}"
 
 
+def cells(say: Callable[[Any], str], items: Iterable[Any]) -> list[str]:
+    """Cells of a table, a dash where something was not measured."""
+    found = []
+    for item in items:
+        try:
+            found.append(say(item))
+        except Missing:
+            found.append("-")
+    return found
+
+
 def cell(say: Callable[[], str]) -> str:
-    """A cell of a table, a dash where it was not measured."""
-    try:
-        return say()
-    except Missing:
-        return "-"
+    """One of them."""
+    return cells(lambda _: say(), [None])[0]
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"

@@ -1,11 +1,13 @@
 """How tight interval propagation is (arXiv 2306.10426): the exact output box of the locally linear net over IBP's.
 
 At an image the net is linear within its activation pattern: z = J x + const. Its output box has the radius |J| r for an
-input box of radius r; interval propagation through the layers gives |W_L| D |W_(L-1)| ... |W_1| r, with D the slopes of the
-activations. Their ratio is at most 1, and 1 where propagation loses nothing. Outputs are differences to the label's.
+input box of radius r; propagating intervals layer by layer gives |W_L| D |W_(L-1)| ... |W_1| r, with D the slopes of
+the activations. Their ratio is at most 1, and 1 where nothing is lost. Outputs are differences to the label's.
 """
 
 from __future__ import annotations
+
+import copy
 
 import torch
 from condlr import CondConv2d, CondLinear, Factored
@@ -19,8 +21,6 @@ from art_lowrank.weights import densify, low_rank_layers
 
 def tightness_of(model: nn.Module, seen: Split, asked: JSON) -> dict[str, JSON]:
     """Mean over images and wrong classes, with the weights as matrices and, if low-rank, as two thin factors."""
-    import copy
-
     whole = plain(copy.deepcopy(model))
     found: dict[str, JSON] = {"matrices": summary(whole, seen, float(str(asked)))}
     if low_rank_layers(model):
@@ -119,9 +119,7 @@ def jacobian(layers: list[nn.Module], slopes: dict[int, Tensor], shapes: list[to
         elif isinstance(layer, nn.Linear):
             back = back @ layer.weight
         elif isinstance(layer, nn.Conv2d):
-            back = torch.nn.grad.conv2d_input(
-                (len(back), *shape), layer.weight, back, layer.stride, layer.padding
-            )
+            back = torch.nn.grad.conv2d_input((len(back), *shape), layer.weight, back, layer.stride, layer.padding)
         else:
             back = back.reshape(-1, *shape)
     return back.flatten(1)

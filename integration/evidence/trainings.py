@@ -10,7 +10,7 @@ import torch
 from conditioning import relative_change
 from courses import COURSES, Course, moved
 from layers import mean, measured
-from study import Missing, Notes, Question, Scale
+from study import Notes, Question, Scale
 from tightness import tightness_of
 from torch import Tensor, nn
 from ways import Way
@@ -24,7 +24,7 @@ from art_lowrank.training.objectives import Objective
 from art_lowrank.weights import ranks_of
 
 KIND = "evidence-training"
-TUNED, TESTED = 500, 300  # images an attack sees
+TUNED, TESTED = 500, 200  # images an attack sees
 ITERATIONS, TARGETS = 50, 3  # of APGD, as in integration/training
 MASKED, MARGIN = 200, 5.0  # images of that look, and the margin that logits are brought down to
 POINTS = 10  # of the published evaluation: PGD with 10 steps of 1.25 eps / 10 on cross-entropy
@@ -32,13 +32,15 @@ POINTS = 10  # of the published evaluation: PGD with 10 steps of 1.25 eps / 10 o
 Judged = dict[str, JSON]
 
 
-def ask(scale: Scale, course: str, way: Way, seed: int, looks: Mapping[str, JSON]) -> Question:
+def ask(
+    scale: Scale, course: str, way: Way, seed: int, looks: Mapping[str, JSON], fixed: float | None = None
+) -> Question:
     """The net that counts: its rate is the best of those tried, on images to tune on; the small mode tries one.
 
     `looks` says what is measured of it: `judge` (norm and ascending radii), `masking` (radii), `bound`, `layers`.
     """
     of = COURSES[course]
-    rate: JSON = of.rates[0] if scale.small else "tuned"
+    rate: JSON = fixed or (of.rates[0] if scale.small else "tuned")
     n = min(100 if scale.small else TESTED, scale.n or TESTED)
     settings = {"course": course, **way.settings(), "rate": rate, "epochs": of.epochs, **looks}
     return Question(KIND, of.net, f"{of.dataset}-test[:{n}]", "training", n, settings, seed, way)
@@ -55,18 +57,29 @@ def tuning(course: str, way: Way, norm: str, eps: float) -> list[Question]:
 class Trainings:
     """The ways of one comparison: what is asked of each, and how the answers are found again."""
 
-    def __init__(self, scale: Scale, course: str, ways: Mapping[str, Way], norm: str, eps: float, **looks: JSON):
+    def __init__(
+        self,
+        scale: Scale,
+        course: str,
+        ways: Mapping[str, Way],
+        norm: str,
+        eps: float,
+        rates: Callable[[str], float] | None = None,  # by way, instead of tuning them
+        **looks: JSON,
+    ):
         self.scale, self.course, self.ways = scale, course, ways
         self.norm, self.eps, self.looks = norm, eps, {"norm": norm, "eps_tuned": eps, **looks}
+        self.rates = rates
 
     def of(self, name: str) -> list[Question]:
         """A question a seed."""
-        return [ask(self.scale, self.course, self.ways[name], seed, self.looks) for seed in self.scale.seeds]
+        fixed = self.rates(name) if self.rates else None
+        return [ask(self.scale, self.course, self.ways[name], seed, self.looks, fixed) for seed in self.scale.seeds]
 
     def all(self) -> list[Question]:
         found: list[Question] = []
         for name, way in self.ways.items():
-            found += [] if self.scale.small else tuning(self.course, way, self.norm, self.eps)
+            found += [] if self.scale.small or self.rates else tuning(self.course, way, self.norm, self.eps)
             found += self.of(name)
         return found
 
@@ -182,7 +195,7 @@ def masking(model: nn.Module, seen: Split, asked: JSON) -> Judged:
     """The published evaluation (l2 PGD, ten steps, cross-entropy), the same on rescaled logits, and the margin.
 
     Logits whose median margin on clean images is above 5 are made that much smaller, which changes no prediction: where
-    more images break then, cross-entropy's gradients had vanished. `zero` counts images without any gradient in float32.
+    more images break then, cross-entropy's gradients had vanished. `zero` counts images without any gradient.
     """
     seen = Split(seen.x[:MASKED], seen.y[:MASKED])
     with torch.no_grad():
@@ -222,4 +235,3 @@ LOOKS: dict[str, Callable[[nn.Module, Split, JSON], Any]] = {
     "bound": relative_change,
     "tightness": tightness_of,
 }
-__all__ = ["Missing", "Trainings", "answer"]

@@ -10,9 +10,8 @@ import adversarial_training
 import numpy as np
 from layers import mean as over_layers
 from layers import measured
-from study import Notes, Question, Scale, cell, percent, table
+from study import Notes, Question, Scale, cell, cells, percent, plural, table
 from trained_rows import difference, mean, spread
-from trainings import KIND as TRAINING
 from trainings import Trainings
 from ways import DENSE, Way
 from worlds import model_of
@@ -25,11 +24,15 @@ CLAIM = (
     "l1 penalties lower the fooling ratio, though less than adversarial training (arXiv 1901.10371)."
 )
 KIND = "evidence-weights"
-KINDS = (KIND, TRAINING)
 MEASURES = {"ratio": "(nuclear/Frobenius)^2", "stable": "stable rank", "entropy": "entropy rank",
             "dense": "(l1/l2)^2"}  # fmt: skip
-TWINS = {"assets": ("mnist_lenet5_standard", "mnist_lenet5_linf_adv"), "digits": ("digits_standard", "digits_adversarial")}
+TWINS = {
+    "assets": ("mnist_lenet5_standard", "mnist_lenet5_linf_adv"),
+    "digits": ("digits_standard", "digits_adversarial"),
+}
 PENALISED = {"assets": ("lenet5", "inf", 0.1, "inf 0.1"), "digits": ("digits", "2", 0.5, "2 0.5")}
+SAME = 0.98  # nearer than this is the same
+RATE = 0.04  # of penalised nets and the dense one beside them
 NUCLEAR, SPARSE = (1e-2, 3e-2, 1e-1), (3e-4, 1e-3, 3e-3)
 
 
@@ -45,8 +48,8 @@ def of_net(name: str) -> Question:
 
 def standard(scale: Scale, arena: adversarial_training.Arena) -> Trainings:
     """The same course as in adversarial training, on clean images."""
-    ways = {"clean images": Way("clean images")}
-    return Trainings(scale, arena.course, ways, "2", arena.eps, judge=f"2 {arena.eps / 2:g} {arena.eps:g}")
+    ways, judge = {"clean images": Way("clean images")}, f"2 {arena.eps / 2:g} {arena.eps:g}"
+    return Trainings(scale, arena.course, ways, "2", arena.eps, lambda _: arena.rate, judge=judge)
 
 
 def penalised(scale: Scale) -> Trainings:
@@ -56,7 +59,7 @@ def penalised(scale: Scale) -> Trainings:
     ways += [Way(f"nuclear {value:g}", "nuclear", 1.0, {"nuclear": value}) for value in NUCLEAR]
     ways += [Way(f"l1 {value:g}", "nuclear", 1.0, {"nuclear": 0.0, "sparse": value}) for value in SPARSE]
     ways += [Way("nuclear 0.03 + l1 0.001", "nuclear", 1.0, {"nuclear": 3e-2, "sparse": 1e-3})]
-    return Trainings(scale, course, {way.name: way for way in ways}, norm, eps, judge=judge)
+    return Trainings(scale, course, {way.name: way for way in ways}, norm, eps, lambda _: RATE, judge=judge)
 
 
 def questions(scale: Scale) -> Iterator[Question]:
@@ -79,30 +82,52 @@ def verdict(notes: Notes, scale: Scale) -> list[str]:
         clean = standard(scale, arena).of("clean images")
         hard = adversarial_training.trainings(scale, arena).of(adversarial_training.PGD)
         told = [compared(mean(notes, hard, name), mean(notes, clean, name), said) for name, said in MEASURES.items()]
-        seeds = len(scale.seeds)
-        lines.append(f"{arena.course}, trained here, {seeds} seed{'s' * (seeds > 1)}: {'; '.join(told)}.")
-    return lines + [reverse(notes, scale)]
+        lines.append(f"{arena.course}, trained here, {plural(len(hard), 'seed')}: {'; '.join(told)}.")
+    return [*lines, reverse(notes, scale)]
+
+
+def pairs(notes: Notes, scale: Scale, measure: str) -> list[tuple[float, float]]:
+    """Of nets that differ in their training images alone: after clean images, after adversarial ones."""
+    found = [tuple(float(notes.value(of_net(net), measure)) for net in TWINS[scale.where])]
+    for arena in adversarial_training.ARENAS[scale.where]:
+        clean = standard(scale, arena).of("clean images")
+        hard = adversarial_training.trainings(scale, arena).of(adversarial_training.PGD)
+        found.append((mean(notes, clean, measure), mean(notes, hard, measure)))
+    return found
+
+
+def sentence(notes: Notes, scale: Scale) -> str:
+    """In how many pairs a measure is lower after adversarial training, and which penalties help."""
+    both = {said: pairs(notes, scale, name) for name, said in MEASURES.items()}
+    lower = {said: sum(hard < SAME * plain for plain, hard in found) for said, found in both.items()}
+    told = ", ".join(f"{said} in {count}" for said, count in lower.items())
+    of, eps = penalised(scale), PENALISED[scale.where][2]
+    base = of.of("dense")
+    ends = [difference(notes, of.of(name), base, f"judge/{eps:g}") for name in list(of.ways)[1:]]
+    return (
+        f"Of {len(next(iter(both.values())))} pairs of nets, one trained on clean and one on adversarial images, the "
+        f"adversarial one has a lower {told}; of {len(ends)} penalties {sum(one.low > 0 for one in ends)} help and "
+        f"{sum(one.high < 0 for one in ends)} harm (n = {base[0].n}, {plural(len(base), 'seed')})."
+    )
 
 
 def compared(hardened: float, plain: float, said: str) -> str:
-    word = "**lower**" if hardened < 0.98 * plain else "**higher**" if hardened > 1.02 * plain else "the same"
+    word = "**lower**" if hardened < SAME * plain else "**higher**" if hardened > plain / SAME else "the same"
     return f"{said} {hardened:.3f} instead of {plain:.3f} of full ({word})"
 
 
 def reverse(notes: Notes, scale: Scale) -> str:
     of = penalised(scale)
     course, norm, eps, _ = PENALISED[scale.where]
-    told = []
-    for name in list(of.ways)[1:]:
-        told.append(cell(partial(one_reverse, notes, of, name, f"judge/{eps:g}")))
-    n, seeds = of.of("dense")[0].n, len(scale.seeds)
+    told = cells(partial(one_reverse, notes, of, f"judge/{eps:g}"), list(of.ways)[1:])
+    base = of.of("dense")
     return (
-        f"Reverse direction, {course}, {'l_inf' if norm == 'inf' else 'l2'} {eps:g}, n = {n}, {seeds} "
-        f"seed{'s' * (seeds > 1)}, robust accuracy less that of the dense net: {'; '.join(told)}."
+        f"Reverse direction, {course}, {'l_inf' if norm == 'inf' else 'l2'} {eps:g}, n = {base[0].n}, "
+        f"{plural(len(base), 'seed')}, robust accuracy less that of the dense net: {'; '.join(told)}."
     )
 
 
-def one_reverse(notes: Notes, of: Trainings, name: str, path: str) -> str:
+def one_reverse(notes: Notes, of: Trainings, path: str, name: str) -> str:
     one = difference(notes, of.of(name), of.of("dense"), path)
     word = "helps" if one.low > 0 else "harms" if one.high < 0 else "nothing shown"
     return f"{name} {one.points(1)} ({word})"
@@ -110,11 +135,11 @@ def one_reverse(notes: Notes, of: Trainings, name: str, path: str) -> str:
 
 def tables(notes: Notes, scale: Scale) -> list[str]:
     """Real nets; twins layer by layer; nets trained here."""
-    def share(question: Question, name: str) -> str:
-        return cell(lambda: f"{float(notes.value(question, name)):.3f}")
 
-    subjects = scale.world.subjects.values()
-    rows = [[s.name, s.training, *(share(of_net(s.name), name) for name in MEASURES)] for s in subjects]
+    def shares(name: str) -> list[str]:
+        return cells(lambda measure: f"{float(notes.value(of_net(name), measure)):.3f}", MEASURES)
+
+    rows = [[one.name, one.training, *shares(one.name)] for one in scale.world.subjects.values()]
     head = ["net", "training", *MEASURES.values()]
     found = ["Shares of full rank, and of all entries; mean over layers.", "", *table(head, rows)]
     found += twins(notes, scale)
@@ -124,14 +149,16 @@ def tables(notes: Notes, scale: Scale) -> list[str]:
             "clean images": standard(scale, arena).of("clean images"),
             "PGD": adversarial_training.trainings(scale, arena).of(adversarial_training.PGD),
         }
-        rows += [row(notes, f"{arena.course}, {name}", f"judge/{arena.eps:g}", asked) for name, asked in trained.items()]
+        rows += [
+            row(notes, f"{arena.course}, {name}", f"judge/{arena.eps:g}", asked) for name, asked in trained.items()
+        ]
     of, eps = penalised(scale), PENALISED[scale.where][2]
     rows += [row(notes, f"{of.course}, {name}", f"judge/{eps:g}", of.of(name)) for name in of.ways]
     return found + table(["trained here", "clean", "robust", *MEASURES.values()], rows)
 
 
 def row(notes: Notes, name: str, path: str, asked: list[Question]) -> list[str]:
-    shares = [cell(lambda m=m: f"{mean(notes, asked, m):.3f}") for m in MEASURES]  # type: ignore[misc]
+    shares = cells(lambda measure: f"{mean(notes, asked, measure):.3f}", MEASURES)
     return [name, cell(lambda: percent(mean(notes, asked, "clean"))), cell(lambda: spread(notes, asked, path)), *shares]
 
 
@@ -143,7 +170,5 @@ def twins(notes: Notes, scale: Scale) -> list[str]:
     pairs: list[tuple[Any, Any]] = list(
         zip(*(np.asarray(notes.value(one, "layers"), dtype=object) for one in (plain, hardened)), strict=True)
     )
-    rows = [
-        [str(a["layer"]), *(f"{a[name]:.3f} -> {b[name]:.3f}" for name in MEASURES)] for a, b in pairs
-    ]
+    rows = [[str(a["layer"]), *(f"{a[name]:.3f} -> {b[name]:.3f}" for name in MEASURES)] for a, b in pairs]
     return table([f"{plain.model} -> {hardened.model}", *MEASURES.values()], rows)

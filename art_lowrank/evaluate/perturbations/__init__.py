@@ -1,0 +1,1 @@
+"""Singular values of what attacks have done to images: `art-lowrank spectra`."""
