@@ -100,7 +100,7 @@ def of_arena(notes: Notes, of: Trainings, arena: Arena) -> str:
         return f"{name} {one.points(1)}, clean {clean:+.1f} ({word(one)})"
 
     told = "; ".join(cells(against, list(of.ways)[1:]))
-    n = f"n = {base[0].n}, {plural(len(base), 'seed')}"
+    n = f"n = {notes.record(base[0]).n}, {plural(len(base), 'seed')}"
     return f"{of.course}, {n}, robust accuracy at {arena.eps:g} less that of training with PGD: {told}."
 
 

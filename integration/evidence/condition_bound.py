@@ -120,8 +120,8 @@ def verdict(notes: Notes, scale: Scale) -> list[str]:
     above = cells(partial(one_bound, notes, of), of.ways)
     tight = cells(lambda name: f"{name} {mean(notes, of.of(name), 'tightness/matrices/mean'):.3f}", of.ways)
     return [
-        f"The claimed product, {asked[0].model}, n = {asked[0].n}, {plural(len(asked), 'seed')}, adversarial "
-        f"perturbations of l2 length {of.looks['bound']}: {'; '.join(above)}. What does hold, the product of spectral "
+        f"The claimed product, {asked[0].model}, n = {notes.record(asked[0]).n}, {plural(len(asked), 'seed')}, "
+        f"adversarial perturbations of l2 length {of.looks['bound']}: {'; '.join(above)}. What does hold, the product of spectral "
         f"norms times |x| / |f(x)|, was exceeded {exceeded(notes, of)} times.",
         f"Tightness of interval propagation (1 is exact), the same nets: {'; '.join(tight)}.",
     ]

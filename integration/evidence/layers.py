@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from condlr import Factored
+from from_others import Factored
 from torch import Tensor, nn
 
 from art_lowrank.record import JSON

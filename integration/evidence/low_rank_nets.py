@@ -112,8 +112,8 @@ def compared(notes: Notes, of: Trainings, arena: Arena) -> str:
     named = [text if text != "-" else f"{name} diverged" for text, name in zip(told, list(of.ways)[1:], strict=True)]
     ball = "l_inf" if arena.norm == "inf" else "l2"
     return (
-        f"{of.course}, {ball} {arena.middle:g}, n = {base[0].n}, {plural(len(base), 'seed')}, robust accuracy less "
-        f"that of the dense net: {'; '.join(named)}."
+        f"{of.course}, {ball} {arena.middle:g}, n = {notes.record(base[0]).n}, {plural(len(base), 'seed')}, "
+        f"robust accuracy less that of the dense net: {'; '.join(named)}."
     )
 
 

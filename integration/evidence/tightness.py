@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from condlr import CondConv2d, CondLinear, Factored
+from from_others import CondConv2d, CondLinear, Factored
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 from worlds import Split

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from condlr import CondLRSGD, condense
 from courses import Course
+from from_others import CondLRSGD, condense
 from torch import Tensor, nn
 from torch.optim import Optimizer
 

@@ -5,17 +5,13 @@ A world only names its nets; they are loaded when a question about them is asked
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
+import from_others  # noqa: F401  the folders that assets and squeezenet lie in
 from torch import Tensor, nn
-
-for folder in ("peers", "training"):
-    sys.path.append(str(Path(__file__).resolve().parents[1] / folder))
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of full rank, as LoRa-PGD's authors have it: 3, 6, 10, 13, 16 of 32
 SQUEEZENET, CROP = "imagenet_squeezenet10", 227
