@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from from_others import folder
 from items import ANSWERS, ITEMS, sources, told
 from study import Missing, Notes, Question, Scale
 from worlds import WORLDS
@@ -30,6 +31,7 @@ def main() -> None:
     scale = Scale(arguments.small, arguments.world, arguments.n)
     results = arguments.results or (SMALL if arguments.small or arguments.world != "assets" else FULL)
     if not arguments.table:
+        check_assets(scale)
         if arguments.jobs > 1:
             share(arguments.jobs)
         work(todo(arguments, scale, results), results)
@@ -38,14 +40,19 @@ def main() -> None:
         print("\n".join(told(ITEMS[name], notes, scale)))
 
 
+def check_assets(scale: Scale) -> None:
+    """One line where nets and images are absent."""
+    if scale.where == "assets":
+        try:
+            folder()
+        except SystemExit as absent:
+            raise SystemExit(f"{absent}; or take --world digits, whose nets come with the package") from None
+
+
 def share(jobs: int) -> None:
     """The same command in so many processes, each with a part; what waits for another's answer is left for later."""
-    given = [word for word in sys.argv if not word.startswith("--jobs=")]
-    if "--jobs" in given:
-        place = given.index("--jobs")
-        del given[place : place + 2]
-    parts = [[sys.executable, *given, "--quiet", "--part", str(part), str(jobs)] for part in range(jobs)]
-    running = [subprocess.Popen(part) for part in parts]
+    part_of = [sys.executable, *sys.argv, "--jobs", "1", "--quiet", "--part"]
+    running = [subprocess.Popen([*part_of, str(part), str(jobs)]) for part in range(jobs)]
     codes = [process.wait() for process in running]
     if any(codes):
         raise SystemExit("a part of the work failed, see above; what is done is kept: run the same again")

@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1] / "peers"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
 
+from assets import folder
 from condlr import CondConv2d, CondLinear, CondLRSGD, Factored, condense
 
-__all__ = ["CondConv2d", "CondLRSGD", "CondLinear", "Factored", "condense"]
+__all__ = ["CondConv2d", "CondLRSGD", "CondLinear", "Factored", "condense", "folder"]

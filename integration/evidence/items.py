@@ -36,6 +36,7 @@ ANSWERS: dict[str, Answer] = {
     perturbation_spectra.KIND: perturbation_spectra.answer,
     rank_curves.KIND: rank_curves.answer,
     rank_curves.RADIUS: rank_curves.answer,
+    rank_curves.LENGTH: rank_curves.answer_length,
     strength_cells.KIND: strength_cells.answer,
     memory.KIND: memory.answer,
     trainings.KIND: trainings.answer,

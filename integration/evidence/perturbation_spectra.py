@@ -214,7 +214,7 @@ def change(notes: Notes, question: Question, place: float) -> str:
 
 
 def draw(notes: Notes, scale: Scale, path: Path) -> None:
-    """The paper's figure with its control: relative change by singular value, a panel a net."""
+    """The paper's figure with its control: mean relative change by singular value, a panel a net."""
     from matplotlib.figure import Figure
 
     from art_lowrank.evaluate.report.png import COLOURS
@@ -232,10 +232,8 @@ def draw(notes: Notes, scale: Scale, path: Path) -> None:
             except Missing:
                 continue
             k = range(1, len(known) + 1)
-            middle, low, high = ([max(one[part], 1e-5) for one in known] for part in range(3))
-            style = "--" if attack == NOISE else "-"
-            panel.plot(k, middle, style, color=COLOURS[place], label=attack.split(" r=")[0], linewidth=1.2)
-            panel.fill_between(k, low, high, color=COLOURS[place], alpha=0.2, linewidth=0)
+            style, label = "--" if attack == NOISE else "-", attack.split(" r=")[0]
+            panel.plot(k, [one[0] for one in known], style, color=COLOURS[place], label=label, linewidth=1.2)
         panel.set(yscale="log", title=subject.short, xlabel="singular value no.", ylabel="its relative change")
         panel.title.set_fontsize(9)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)

@@ -10,7 +10,7 @@ import torch
 from study import Notes, Question, Scale, cell, percent, table
 from worlds import WORLDS, Subject, images_of, model_of
 
-from art_lowrank import eps_curve, rank_curve
+from art_lowrank import eps_curve, lowrank_pgd, rank_curve
 from art_lowrank.record import JSON, pack
 from art_lowrank.statistics import Interval
 
@@ -19,7 +19,7 @@ CLAIM = (
     "The effective attack rank (the smallest within a point of full rank) says something about how a net was trained. "
     "Nobody's claim yet: measured at one radius, and at the radius that halves each net's accuracy."
 )
-KIND, RADIUS = "evidence-curve", "evidence-radius"
+KIND, RADIUS, LENGTH = "evidence-curve", "evidence-radius", "evidence-length"
 STEPS, BATCH, DRAWS, NEAR = 10, 200, 1000, 0.01
 FACTORS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 2.5,
            3.0)  # of the net's eps: where halving is looked for  # fmt: skip
@@ -38,8 +38,16 @@ def curve(scale: Scale, subject: Subject, at: JSON) -> Question:
     return Question(KIND, subject.name, subject.data(n), "rank_curve", n, settings, job=radius(scale, subject))
 
 
+def length(scale: Scale, subject: Subject) -> Question:
+    """How much of the radius the box leaves of a perturbation of half rank, and of full rank."""
+    n = scale.images(subject.name, 100)
+    settings = {"eps": subject.eps, "steps": STEPS, "rank": subject.ranks[-1]}
+    return Question(LENGTH, subject.name, subject.data(n), "lowrank_pgd", n, settings)
+
+
 def questions(scale: Scale) -> Iterator[Question]:
     for subject in scale.world.subjects.values():
+        yield length(scale, subject)
         yield radius(scale, subject)
         yield curve(scale, subject, subject.eps)
         yield curve(scale, subject, "halving")
@@ -75,6 +83,17 @@ def answer(question: Question, notes: Notes) -> tuple[dict[str, JSON], dict[str,
     return {"eps": eps, "ranks": list(ranks), "broken": broken, "gradients": float(gradients.mean())}, {}
 
 
+def answer_length(question: Question, notes: Notes) -> tuple[dict[str, JSON], dict[str, JSON]]:
+    """Mean lengths after the box, as shares of the radius."""
+    x, y = images_of(question.data.split("-")[0], question.n)
+    given = {name: question.settings[name] for name in ("eps", "steps")}
+    used: dict[str, JSON] = {}
+    for name, rank in (("half", question.settings["rank"]), ("full", "full")):
+        moved = lowrank_pgd(model_of(question.model), x, y, rank=rank, **given).x
+        used[name] = float((moved - x).flatten(1).norm(dim=1).mean()) / float(str(given["eps"]))
+    return used, {}
+
+
 def flags(notes: Notes, question: Question) -> tuple[list[float], Any]:
     """Ranks, and (ranks + 1, n): 1 where the net stayed right; the first row is clean."""
     ranks = notes.value(question, "ranks")
@@ -100,21 +119,38 @@ def one_rank(holds: Any) -> float:
 
 
 def verdict(notes: Notes, scale: Scale) -> list[str]:
-    """Standard nets against hardened ones of the same data, at the halving radius."""
+    """The effective ranks, and where they are about the box and not about rank."""
     lines = []
     subjects = scale.world.subjects.values()
     for dataset in dict.fromkeys(subject.dataset for subject in subjects):
-        told = []
-        for subject in (one for one in subjects if one.dataset == dataset):
-            question = curve(scale, subject, "halving")
-            ranks, holds = flags(notes, question)
-            rank = effective(ranks, holds)
-            told.append(
-                f"{subject.short} ({subject.training}) {rank.value:g} [{rank.low:g}, {rank.high:g}] of {ranks[-1]:g}, "
-                f"rank 1 alone does {percent(one_rank(holds))} %"
-            )
+        told = [told_of(notes, scale, subject) for subject in subjects if subject.dataset == dataset]
         lines.append(f"{dataset}, effective attack rank at the radius that halves accuracy: {'; '.join(told)}.")
-    return lines
+    return [*lines, boxed(notes, scale)]
+
+
+def told_of(notes: Notes, scale: Scale, subject: Subject) -> str:
+    ranks, holds = flags(notes, curve(scale, subject, "halving"))
+    rank = effective(ranks, holds)
+    return (
+        f"{subject.short} ({subject.training}) {rank.value:g} [{rank.low:g}, {rank.high:g}] of {ranks[-1]:g}, rank 1 "
+        f"does {percent(one_rank(holds))} % of what full rank does"
+    )
+
+
+def boxed(notes: Notes, scale: Scale) -> str:
+    """Nets on which the box takes a tenth or more of a perturbation of half rank, which full rank can make up for."""
+    short = []
+    for subject in scale.world.subjects.values():
+        half, full = (float(notes.value(length(scale, subject), name)) for name in ("half", "full"))
+        if half < full - 0.1:
+            short.append(f"{subject.short} ({used_length(notes, scale, subject)})")
+    if not short:
+        return "On no net does the box take a tenth of the length of a perturbation of half rank."
+    return (
+        f"The box takes much of a low-rank perturbation's length where images lie on the bounds, and little of a full-"
+        f"rank one's; there a jump at full rank is the box's doing: {', '.join(short)} of the radius is used at half "
+        f"rank and at full rank."
+    )
 
 
 def sentence(notes: Notes, scale: Scale) -> str:
@@ -148,7 +184,8 @@ def tables(notes: Notes, scale: Scale) -> list[str]:
             continue
         ranks = notes.value(known[0], "ranks")
         rows = [row(notes, scale, subject, at) for subject in subjects for at in (subject.eps, "halving")]
-        head = [dataset, "l2 eps", "n", "clean", *(f"r={rank:g}" for rank in ranks), "effective rank", "gradients"]
+        head = [dataset, "l2 eps", "n", "clean", *(f"r={rank:g}" for rank in ranks), "effective rank", "gradients",
+                "length used, half and full rank"]  # fmt: skip
         found += table(head, rows)
     return found
 
@@ -160,6 +197,20 @@ def row(notes: Notes, scale: Scale, subject: Subject, at: JSON) -> list[str]:
     ranks, holds = flags(notes, question)
     rank = effective(ranks, holds)
     eps = float(notes.value(question, "eps"))
-    told = cell(lambda: f"{notes.value(question, 'gradients'):.1f}")
+    told = f"{notes.value(question, 'gradients'):.1f}"
+    used = cell(lambda: used_length(notes, scale, subject)) if at == subject.eps else ""
     shares = [percent(float(share)) for share in holds.mean(1)]
-    return [subject.short, f"{eps:g}", str(question.n), *shares, f"{rank.value:g} [{rank.low:g}, {rank.high:g}]", told]
+    return [
+        subject.short,
+        f"{eps:g}",
+        str(question.n),
+        *shares,
+        f"{rank.value:g} [{rank.low:g}, {rank.high:g}]",
+        told,
+        used,
+    ]
+
+
+def used_length(notes: Notes, scale: Scale, subject: Subject) -> str:
+    half, full = (notes.value(length(scale, subject), name) for name in ("half", "full"))
+    return f"{100 * half:.0f} %, {100 * full:.0f} %"

@@ -88,8 +88,9 @@ class Notes:
         """1 where the net stayed right, of the first n images; `name` is a path through the values."""
         record = self.record(question)
         value: Any = record.values
+        seen = record.n
         for part in name.split("/"):
-            seen = value.get("n", record.n) if part != name else record.n
+            seen = value.get("n", seen)  # of that look, which may have seen fewer
             value = value[part]
         return np.array(unpack(value, seen)[:n], dtype=np.float64)
 

@@ -17,6 +17,7 @@ from art_lowrank.statistics import Interval, mean_interval
 SHARES = (0.1, 0.25, 0.5)  # of full rank, at which energies are printed
 RANKS = ("stable", "ratio", "entropy")
 FLOOR, CEILING = 1e-4, 1e2  # of the relative change, as it is drawn
+QUARTILES = (0.25, 0.5, 0.75)
 HEAD = ("model", "data", "threat", "attack", "seed", "measure", "k", "n", "mean", "low", "high")
 
 
@@ -111,10 +112,12 @@ def _on_log(value: float) -> float:
 
 
 def _series(group: Sequence[Measured], measure: str, scale: Callable[[float], float]) -> tuple[Series, ...]:
+    """Median and quartiles over images: a few images of small singular values would carry off a mean."""
     found = []
     for one in group:
-        values = getattr(one.of, measure)
-        known = [(k + 1.0, interval(values[:, k])) for k in range(values.shape[1])]
-        marks = tuple(Mark(k, *(scale(number) for number in mean)) for k, mean in known if mean is not None)
-        found.append(Series(f"{one.attack}", marks))
+        values: Tensor = getattr(one.of, measure)
+        low, middle, high = values.nanquantile(torch.tensor(QUARTILES, dtype=values.dtype), dim=0).tolist()
+        places = (k for k, value in enumerate(middle) if not math.isnan(value))
+        marks = tuple(Mark(k + 1.0, *(scale(line[k]) for line in (middle, low, high))) for k in places)
+        found.append(Series(one.attack, marks))
     return tuple(found)
