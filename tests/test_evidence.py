@@ -166,16 +166,16 @@ def test_compressed_layers_are_measured_as_the_matrices_they_are():
 
 def test_masked_gradients_are_seen():
     """Logits a thousand times too large: cross-entropy has no gradient, the rescaled net breaks as it should."""
-    import trainings
+    import looks
     from worlds import images_of, model_of
 
     net = model_of("digits_standard")
-    seen = trainings.Split(*(part[:60] for part in images_of("digits", 60)))
-    found = trainings.masking(lambda x: 1000 * net(x), seen, "1.0")
+    seen = looks.Split(*(part[:60] for part in images_of("digits", 60)))
+    found = looks.masking(lambda x: 1000 * net(x), seen, "1.0")
     assert found["zero"] > 40
     holds = {name: sum(int(digit, 16).bit_count() for digit in text) for name, text in found["1.0"].items()}
     assert holds["ce"] > holds["rescaled"] + 20
-    plain = trainings.masking(net, seen, "1.0")
+    plain = looks.masking(net, seen, "1.0")
     assert plain["1.0"]["rescaled"] == found["1.0"]["rescaled"]
 
 

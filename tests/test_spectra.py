@@ -149,6 +149,15 @@ def test_energy_is_of_all_channels_together() -> None:
     assert found.change.isnan().all()  # a black image has no singular values
 
 
+def test_a_channel_that_lacks_a_singular_value_does_not_count() -> None:
+    """Value 2 doubles in one channel, and comes out of nothing in the other."""
+    x = torch.stack([diagonal(4, 1), diagonal(4)]).unsqueeze(0)
+    moved = torch.stack([diagonal(4, 2), diagonal(4, 3)]).unsqueeze(0)
+    found = spectra.perturbed(x, moved)
+    assert found.change[0, :2].tolist() == pytest.approx([0, 1])
+    assert found.shift[0, 1].item() == pytest.approx((1 / 4 + 3 / 4) / 2)
+
+
 def test_images_that_stay_as_they_were() -> None:
     x = random_matrices(0, 3, (2, 1, 6, 5)).abs() / 100
     found = spectra.perturbed(x, x)

@@ -167,7 +167,7 @@ def tables(notes: Notes, scale: Scale) -> list[str]:
         "Relative change of the output over that of the input; means over seeds. What holds is the product of spectral "
         "norms times the length of x over that of f(x)."
     )
-    return [told, ""] + table(head, map(row, of.ways)) + table(["real nets", "training", "box", "tightness"], rows)
+    return [told, "", *table(head, map(row, of.ways)), *table(["real nets", "training", "box", "tightness"], rows)]
 
 
 def tightness_or(notes: Notes, asked: list[Question], path: str) -> str:

@@ -71,6 +71,19 @@ def test_a_folder_that_is_there_is_only_measured(folder):
     assert (folder / "spectra" / "spectra.csv").read_bytes() == before[1]
 
 
+def test_images_an_attack_leaves_alone_and_curves_do_not_count(tmp_path):
+    """FGSM with a tiny radius in float32 moves some images not at all; a curve keeps images of different ranks."""
+    attacks = ("--attack", "lowrank-pgd[rank=full,steps=1,eps=1e-9]", "--attack", "rank-curve")
+    out = tmp_path / "out"
+    done = spectra(*ASKED, *attacks, "--attack", "lowrank-pgd[rank=2]", out)
+    assert done.exit_code == 0, done.output
+    assert "unmoved)" in done.output
+    with (out / "spectra" / "spectra.csv").open(newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    assert not any("curve" in row["attack"] for row in found)
+    assert all(int(row["n"]) < 30 for row in found if "1e-09" in row["attack"])
+
+
 def test_slices_are_put_together(folder, rows, tmp_path):
     """In slices of any size the same images come out."""
     plan = tmp_path / "plan.toml"
