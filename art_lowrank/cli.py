@@ -185,7 +185,7 @@ def report(folder: Path, bounds: tuple[str, ...], **given: Any) -> None:
 
 
 @main.command()
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False), default=Path("art-lowrank-spectra"))
+@click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--model", "models", multiple=True, help="As for evaluate.  [default: digits nets]")
 @click.option("--attack", "attacks", multiple=True, help="As for evaluate.  [default: four of this package]")
 @click.option("--data", multiple=True, help="As for evaluate.  [default: digits]")
@@ -197,19 +197,24 @@ def report(folder: Path, bounds: tuple[str, ...], **given: Any) -> None:
 @click.option("--data-dir", default=None, help="Where RobustBench's data lie.  [default: data]")
 @click.option("--model-dir", default=None, help="Where RobustBench's weights lie.  [default: models]")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def spectra(out: Path, quiet: bool, **given: Any) -> None:
+def spectra(out: Path | None, quiet: bool, **given: Any) -> None:
     """Say of what rank perturbations are, and what they do to the singular values of images.
 
-    Beside every attack stands noise of the same length. OUT is an evaluation's folder, of art-lowrank evaluate too;
-    what is asked here and not in it is evaluated first, with the same names of models, attacks and data:
+    Beside the attacks on a model stands noise as long as the first one's perturbations. OUT is an evaluation's folder,
+    of art-lowrank evaluate too; what is asked here and not in it is evaluated first, with the same names of models,
+    attacks and data:
 
     \b
       art-lowrank spectra --model torchvision:resnet18 --data folder:PATH --attack 'torchattacks:PGDL2[steps=50]' runs
       art-lowrank spectra runs
 
     OUT/spectra gets spectra.csv (change of every singular value, energy in the largest k, stable, ratio and entropy
-    rank, with 95 % intervals over images) and pictures. Our own attacks stop at a broken image, and so does what is
-    measured of them, unless they say early_stop=false. Ends with 3 if a model or an attack failed.
+    rank; means with 95 % intervals, medians and quartiles over images) and pictures. Our own attacks stop at a broken
+    image, and so does what is measured of them, unless they say early_stop=false. Without anything the digits nets
+    are measured, in art-lowrank-spectra.
+
+    Ends with 0 if all went well, 1 if nothing could be measured or written, 2 for wrong flags, 3 if a model or an
+    attack failed, 130 when interrupted.
     """
     from art_lowrank.evaluate.perturbations.command import run_spectra
 

@@ -9,12 +9,14 @@ Three different numbers are called "effective rank" in the literature. For singu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 ROUNDING = 1e-6  # singular values of an image below this share of its largest are none
+BISECTIONS, LOUDEST = 60, 1e3  # of the control's length; pixels of noise that large are at a bound
 
 
 def singular_values(m: Tensor) -> Tensor:
@@ -83,46 +85,70 @@ def tail(m: Tensor, rank: int) -> Tensor:
 
 
 class Perturbed(NamedTuple):
-    """What perturbations do to images and what they are made of: a row an image, the mean of its channels.
+    """What perturbations do to images and what they are made of: a row an image; k counts from the largest value.
 
-    k counts singular values from the largest. An unchanged image has change 0, energy 1 and every rank 0.
+    Ranks are means over the channels that are changed, 0 for an unchanged image, whose energy is 1.
     """
 
-    change: Tensor  # (n, k) |s_k(moved) - s_k(x)| / s_k(x); NaN where x has no such singular value in any channel
-    shift: Tensor  # (n, k) |s_k(moved) - s_k(x)| / s_1(x)
-    energy: Tensor  # (n, k) the share of the perturbation's squared norm in its k largest singular values
+    change: Tensor  # (n, k) |s_k(moved) - s_k(x)| / s_k(x), mean over the channels of x that have such a value, or NaN
+    shift: Tensor  # (n, k) |s_k(moved) - s_k(x)| / s_1(x), mean over the channels of x that are not black, or NaN
+    energy: Tensor  # (n, k) share of the perturbation's squared norm, all channels together, in its k largest values
     stable: Tensor  # (n,) the three ranks of the perturbation
     ratio: Tensor
     entropy: Tensor
 
 
 def perturbed(x: Tensor, moved: Tensor) -> Perturbed:
-    """Measures of the perturbations moved - x, images (n, c, h, w)."""
-    if x.ndim != 4 or x.shape != moved.shape:
-        raise ValueError(f"two sets of images (n, c, h, w) of one shape are needed, got {tuple(x.shape)} and "
-                         f"{tuple(moved.shape)}")  # fmt: skip
+    """Measures of the perturbations moved - x, both images (n, c, h, w) of one scale."""
+    _check_pair(x, moved)
     clean, after = singular_values(x), singular_values(moved)
     delta = moved.to(torch.float64) - x.to(torch.float64)
-    gap, first = (after - clean).abs(), clean[..., :1]
-    there = clean > ROUNDING * first
-    change = torch.where(there, gap / clean.where(there, torch.ones_like(clean)), torch.nan)
+    gap, first = (after - clean).abs(), clean[..., :1].expand_as(clean)
+    change = _where(clean > ROUNDING * first, gap, clean)
     squares = singular_values(delta).square().sum(1)  # over channels: the budget is theirs together
-    energy = _share(squares.cumsum(-1), squares.sum(-1, keepdim=True))
-    return Perturbed(
-        change.nanmean(1),
-        _share(gap, first).mean(1),
-        energy.where(squares.sum(-1, keepdim=True) > 0, torch.ones_like(energy)),
-        *(measure(delta).mean(1) for measure in (stable_rank, ratio_rank, entropy_rank)),
-    )
+    total = squares.sum(-1, keepdim=True)
+    energy = _share(squares.cumsum(-1), total).where(total > 0, torch.ones_like(squares))
+    channels = (delta != 0).flatten(2).any(2).sum(1).clamp_min(1)
+    ranks = (measure(delta).sum(1) / channels for measure in (stable_rank, ratio_rank, entropy_rank))
+    return Perturbed(change.nanmean(1), _where(first > 0, gap, first).nanmean(1), energy, *ranks)
 
 
-def noise_like(x: Tensor, moved: Tensor, seed: int = 0) -> Tensor:
-    """Gaussian noise as long as each image's perturbation in l2, added and clamped to [0, 1]: the control."""
-    draws = torch.Generator("cpu").manual_seed(seed)
-    noise = torch.randn(x.shape, generator=draws, dtype=torch.float64)
-    lengths = (moved.double() - x.double()).flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
-    moved = x.double() + noise * lengths.view(-1, 1, 1, 1)
-    return moved.clamp(0, 1).to(x.dtype)
+def noise_like(x: Tensor, moved: Tensor, places: Iterable[int] | None = None) -> Tensor:
+    """Gaussian noise inside [0, 1], as long in l2 as each image's perturbation if the box allows it: the control.
+
+    An image's noise follows from its place alone: from its number among these images, or the one given.
+    """
+    _check_pair(x, moved)
+    clean = x.detach().to("cpu", torch.float64)
+    wanted = (moved.detach().to("cpu", torch.float64) - clean).flatten(1).norm(dim=1)
+    if not torch.isfinite(wanted).all():
+        raise ValueError("images with NaN or infinite pixels have no length: leave them out")
+    draws = [torch.Generator().manual_seed(place) for place in (range(len(x)) if places is None else places)]
+    noise = torch.stack([torch.randn(x.shape[1:], generator=draw, dtype=torch.float64) for draw in draws])
+    low, high = torch.zeros_like(wanted), torch.full_like(wanted, LOUDEST)
+    for _ in range(BISECTIONS):  # what the box takes is made up for; the length grows with the factor
+        middle = (low + high) / 2
+        short = (_boxed(clean, noise, middle) - clean).flatten(1).norm(dim=1) < wanted
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    return _boxed(clean, noise, low).to(x)
+
+
+def _boxed(x: Tensor, noise: Tensor, factor: Tensor) -> Tensor:
+    return (x + noise * factor.view(-1, 1, 1, 1)).clamp(0, 1)
+
+
+def _check_pair(x: Tensor, moved: Tensor) -> None:
+    if x.ndim != 4 or x.shape != moved.shape:
+        raise ValueError(
+            f"two sets of images (n, c, h, w) of one shape are needed, got {tuple(x.shape)} and {tuple(moved.shape)}"
+        )
+    if not (x.is_floating_point() and moved.is_floating_point()):
+        raise ValueError(f"images are numbers of one scale, got {x.dtype} and {moved.dtype}: divide bytes by 255")
+
+
+def _where(there: Tensor, part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole where the whole is there, else NaN."""
+    return torch.where(there, part / whole.where(there, torch.ones_like(whole)), torch.nan)
 
 
 def _relative(m: Tensor) -> Tensor:

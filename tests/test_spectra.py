@@ -166,19 +166,49 @@ def test_images_that_stay_as_they_were() -> None:
     assert not torch.stack(found[3:]).any()
 
 
-def test_images_of_different_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"of one shape are needed, got \(1, 1, 2, 2\) and \(1, 1, 2, 3\)"):
-        spectra.perturbed(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 3))
-
-
-def test_noise_is_as_long_as_the_perturbation_and_follows_the_seed() -> None:
+def test_noise_is_as_long_as_the_perturbation_also_where_the_box_takes_some() -> None:
     x = torch.full((3, 2, 6, 5), 0.5)
-    moved = x + torch.tensor([0.0, 0.01, 0.02]).view(3, 1, 1, 1)
+    x[2] = 1.0  # half of its noise is beyond the bound
+    moved = x - torch.tensor([0.0, 0.01, 0.2]).view(3, 1, 1, 1)
     noisy = spectra.noise_like(x, moved)
-    lengths = [(image - 0.5).flatten(1).norm(dim=1) for image in (noisy, moved)]
-    assert lengths[0].tolist() == pytest.approx(lengths[1].tolist(), rel=1e-5)
-    assert torch.equal(noisy, spectra.noise_like(x, moved))
-    assert not torch.equal(noisy, spectra.noise_like(x, moved, seed=1))
-    bright = spectra.noise_like(torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
-    assert bright.max() <= 1
-    assert bright.min() >= 0
+    lengths = [(image - x).flatten(1).norm(dim=1) for image in (noisy, moved)]
+    assert lengths[0].tolist() == pytest.approx(lengths[1].tolist(), rel=1e-5, abs=1e-6)
+    assert noisy.aminmax() == (pytest.approx(noisy.min()), 1)
+    assert noisy.min() >= 0
+
+
+def test_noise_follows_from_an_images_place() -> None:
+    x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    moved = (x + 0.1).clamp(0, 1)
+    noisy = spectra.noise_like(x, moved)
+    assert torch.equal(noisy[1:], spectra.noise_like(x[1:], moved[1:], places=[1, 2]))
+    assert not torch.equal(noisy[1:], spectra.noise_like(x[1:], moved[1:]))
+
+
+def test_noise_cannot_be_longer_than_the_box() -> None:
+    """From black, a perturbation out of the box has a length that no image inside it has."""
+    noisy = spectra.noise_like(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), -3.0))
+    assert noisy.min() >= 0
+    assert noisy.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("x", "moved", "said"),
+    [
+        (torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 3), r"got \(1, 1, 2, 2\) and \(1, 1, 2, 3\)"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, 1, 2, 2), "divide bytes by 255"),
+        (torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), torch.nan), "NaN or infinite"),
+    ],
+)
+def test_images_that_cannot_be_compared(x, moved, said) -> None:
+    for function in (spectra.perturbed, spectra.noise_like):
+        with pytest.raises(ValueError, match=said):
+            function(x, moved)
+
+
+def test_ranks_are_of_the_channels_that_were_changed() -> None:
+    x = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    delta = torch.zeros_like(x)
+    delta[0, 1, range(2), range(2)] = 0.1
+    found = spectra.perturbed(x, x + delta)
+    assert [rank.item() for rank in found[3:]] == pytest.approx([2, 2, 2])

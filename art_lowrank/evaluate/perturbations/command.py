@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from art_lowrank.evaluate.command import FAILED
-from art_lowrank.evaluate.outcome import RECORDS
-from art_lowrank.evaluate.perturbations.measure import Measured, measured
+import click
+
+from art_lowrank.evaluate.command import FAILED, INTERRUPTED, said
+from art_lowrank.evaluate.perturbations.measure import Spectra, spectra_of
 from art_lowrank.evaluate.perturbations.tables import charts, csv_text, lines
 from art_lowrank.evaluate.plan import plan_of
-from art_lowrank.evaluate.report.pictures import UNREADABLE, readable
 from art_lowrank.evaluate.report.png import can_draw, png
 from art_lowrank.evaluate.report.words import printable
 from art_lowrank.evaluate.run import evaluate
 from art_lowrank.files import write_whole
 
+OUT = Path("art-lowrank-spectra")  # evaluated into where neither a folder nor anything else is given
 FOLDER, TABLE = "spectra", "spectra.csv"
 USUAL = (  # whole attacks: those that stop at a broken image keep the perturbation of that moment
     "lowrank-pgd[rank=full,steps=1]",
@@ -26,31 +28,50 @@ USUAL = (  # whole attacks: those that stop at a broken image keep the perturbat
 )
 
 
-def run_spectra(out: Path, given: Mapping[str, Any], verbose: bool, say: Callable[[str], Any] = print) -> int:
-    """Measure and return the exit code: as it is where nothing is asked and the folder is an evaluation's."""
-    code = 0
-    if given or not (out / RECORDS).exists():
-        done = evaluate(plan_of({"attacks": USUAL, **given}, "the flags"), out, verbose=verbose)
-        for record in done.failures:
-            say(f"FAILED: {record.model}, {record.attack}: {record.values['error']}")
-        code = FAILED if done.failures else 0
+def run_spectra(out: Path | None, given: Mapping[str, Any], verbose: bool, say: Callable[[str], Any] = print) -> int:
+    """Evaluate, measure, write, print, and return the exit code."""
+    folder = out or OUT
     try:
-        found = measured(out)
-    except UNREADABLE as error:
-        raise ValueError(readable(error)) from error
-    for line in lines(found):
+        if given or out is None:
+            evaluate(plan_of({"attacks": USUAL, **given}, "the flags"), folder, verbose=verbose)
+        result = spectra_of(folder)
+        write(folder / FOLDER, result)
+    except KeyboardInterrupt:
+        click.echo("interrupted; what is evaluated is kept: run the same command again to go on", err=True)
+        return INTERRUPTED
+    except OSError as error:
+        raise ValueError(said(error, folder)) from error
+    if not result.found and not result.failures:
+        raise ValueError("; ".join(result.remarks) or f"{folder} holds no attack whose perturbations can be measured")
+    show(result, folder / FOLDER / TABLE, say)
+    return FAILED if result.failures else 0
+
+
+def show(result: Spectra, table: Path, say: Callable[[str], Any]) -> None:
+    """What was found, then what was not."""
+    for line in (*lines(result.found), *result.remarks, *(f"FAILED: {line}" for line in result.failures)):
         say(printable(line))
     if not can_draw():
         say("matplotlib is not installed, so there are no PNG files: pip install 'art-lowrank[report]'")
-    (out / FOLDER).mkdir(exist_ok=True)
-    for name, data in files(found):
-        write_whole(out / FOLDER / name, data)
-    say(f"Spectra: {out / FOLDER / TABLE}")
-    return code
+    if result.found:
+        say(f"Spectra: {table}")
 
 
-def files(found: list[Measured]) -> Iterator[tuple[str, bytes]]:
+def write(folder: Path, result: Spectra) -> None:
+    """Every file whole; pictures of earlier measurements are deleted."""
+    if not result.found:
+        return
+    data = dict(files(result))
+    folder.mkdir(exist_ok=True)
+    for name, content in data.items():
+        write_whole(folder / name, content)
+    for path in folder.iterdir():
+        if re.fullmatch(r"(change|energy)-\d+\.png", path.name) and path.name not in data:
+            path.unlink(missing_ok=True)
+
+
+def files(result: Spectra) -> Iterator[tuple[str, bytes]]:
     """What is written, by name."""
-    yield TABLE, printable(csv_text(found)).encode()
+    yield TABLE, printable(csv_text(result.found)).encode()
     if can_draw():
-        yield from ((f"{name}.png", png(chart)) for name, chart in charts(found))
+        yield from ((f"{name}.png", png(chart)) for name, chart in charts(result.found))

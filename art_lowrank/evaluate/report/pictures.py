@@ -83,9 +83,9 @@ class Slice:
         return self.places[row]
 
 
-def clean_slice(folder: Path, entry: Entry, span: tuple[int, int]) -> Slice:
-    """The clean images that a slice of an attack was run on."""
-    start, stop = span
+def _clean(folder: Path, entry: Entry, row: Row) -> Slice:
+    """The clean images of an attack's first slice."""
+    start, stop = row.slices[0]
     for record in entry.clean.done:
         if int(str(record.settings["start"])) <= start and stop <= int(str(record.settings["stop"])):
             return Slice(folder, record)
@@ -98,7 +98,7 @@ def gallery(folder: Path, entry: Entry) -> list[Shown]:
         return []
     rows = [row for row in _chosen(entry) if row.slices[0] == _chosen(entry)[0].slices[0]]
     attacks = [(row, Slice(folder, row.done[0])) for row in rows]
-    clean, start = clean_slice(folder, entry, rows[0].slices[0]), rows[0].slices[0][0]
+    clean, start = _clean(folder, entry, rows[0]), rows[0].slices[0][0]
     reached = np.logical_and.reduce([flags_of(row.done[0], "attacked") for row in rows])
     counts = np.sum([~flags_of(row.done[0], "robust") for row in rows], axis=0) * reached
     places = np.argsort(-counts, kind="stable")[:COLUMNS]
@@ -142,7 +142,7 @@ def spectra(folder: Path, entry: Entry) -> Chart | None:
     """Singular values of what attacks added, relative to the largest: median and quartiles over images and channels."""
     series = []
     for row in _plain(entry)[:TOGETHER]:
-        kept, clean = Slice(folder, row.done[0]), clean_slice(folder, entry, row.slices[0])
+        kept, clean = Slice(folder, row.done[0]), _clean(folder, entry, row)
         rows = kept.rows[: max(4, min(LOOK, PIXELS // kept.pixels))].tolist()
         if not rows:
             continue
