@@ -20,7 +20,7 @@ CLAIM = (
 STEPS = (10, 20, 50, 100)
 STARTS = ("lora", "warm-up", "transfer")
 APGD = ("AutoAttack APGD-CE", "AutoAttack APGD-DLR")
-TIMED = 1.05  # a run within this many times the budget counts as within it
+TIMED = 1.2  # a run within this many times the budget counts as within it: times are that noisy here
 
 
 class Table:

@@ -40,17 +40,18 @@ def peak_of(question: Question) -> int:
     settings: dict[str, Any] = {**question.settings, "name": question.model}
     job = Job(model, x, y, float(settings["eps"]), 0)
 
-    def gradient() -> None:
-        images = x.clone().requires_grad_()
-        torch.autograd.grad(cross_entropy(model(images), y), images)
+    def run(job: Job) -> None:
+        if question.attack == ONE_GRADIENT:
+            images = job.x.clone().requires_grad_()
+            torch.autograd.grad(cross_entropy(model(images), job.y), images)
+        else:
+            ATTACKS[question.attack](job, settings)
 
-    run = gradient if question.attack == ONE_GRADIENT else lambda: ATTACKS[question.attack](job, settings)
-    small = job._replace(x=x[:2].clone(), y=y[:2].clone())  # imports and set-up are nobody's memory
-    gradient() if question.attack == ONE_GRADIENT else ATTACKS[question.attack](small, settings)
+    run(job._replace(x=x[:2].clone(), y=y[:2].clone()))  # imports and set-up are nobody's memory
     try:
         before = kilobytes("VmRSS")
         CLEAR.write_text("5", encoding="ascii")
-        run()
+        run(job)
         return 1024 * (kilobytes("VmHWM") - before)
     except (OSError, StopIteration):
         return -1

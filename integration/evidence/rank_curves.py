@@ -154,18 +154,23 @@ def boxed(notes: Notes, scale: Scale) -> str:
 
 
 def sentence(notes: Notes, scale: Scale) -> str:
-    """Whether the order of the nets by what rank 1 does separates standard from hardened training."""
-    kinds: dict[bool, list[float]] = {True: [], False: []}
-    for subject in scale.world.subjects.values():
-        _, holds = flags(notes, curve(scale, subject, "halving"))
-        kinds[subject.training.startswith("standard")].append(one_rank(holds))
-    plain, hard = (", ".join(percent(share) for share in sorted(kinds[key])) for key in (True, False))
-    apart = bool(kinds[True] and kinds[False]) and max(kinds[True]) < min(kinds[False])
-    word = "**They are apart**" if apart else "**They overlap**"
+    """Whether what rank 1 does separates standard from hardened training, data set by data set."""
+    subjects = scale.world.subjects.values()
+    told = []
+    for dataset in dict.fromkeys(subject.dataset for subject in subjects):
+        kinds: dict[bool, list[float]] = {True: [], False: []}
+        for subject in (one for one in subjects if one.dataset == dataset):
+            _, holds = flags(notes, curve(scale, subject, "halving"))
+            kinds[subject.training.startswith("standard")].append(one_rank(holds))
+        if all(kinds.values()):
+            plain, hard = (", ".join(percent(share) for share in sorted(kinds[key])) for key in (True, False))
+            word = "apart" if max(kinds[True]) < min(kinds[False]) else "not apart"
+            told.append(
+                f"{plain} % in nets of standard training and {hard} % in hardened ones on {dataset} (**{word}**)"
+            )
     return (
-        f"Of what full rank breaks, rank 1 breaks {plain} % in nets of standard training and {hard} % in hardened "
-        f"ones, each at the radius that halves its accuracy. {word}, over {len(kinds[True])} and {len(kinds[False])} "
-        f"nets: too few for more than a description (n = {images(scale)} images a net)."
+        f"Of what full rank breaks at the radius that halves a net's accuracy, rank 1 breaks {'; '.join(told)}: "
+        f"{len(subjects)} nets are too few for more than a description (n = {images(scale)} images a net)."
     )
 
 
