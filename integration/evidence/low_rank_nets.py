@@ -140,9 +140,9 @@ def plateau(notes: Notes, of: Trainings, arena: Arena) -> str:
 
     told = [text for text in cells(gap, of.ways) if text != "-"]
     return (
-        f"{flattest(notes, of, arena)} {of.course}, gradient masking at l2 {arena.published[-1]:g}: by so much the published evaluation (PGD-10 on "
-        f"cross-entropy) is above the same on rescaled logits, and above the margin with this package's schedule: "
-        f"{'; '.join(told)}."
+        f"{flattest(notes, of, arena)} {of.course}, gradient masking at l2 {arena.published[-1]:g}: by so much the "
+        f"published evaluation (PGD-10 on cross-entropy) is above the same on rescaled logits, and above the margin "
+        f"with this package's schedule: {'; '.join(told)}."
     )
 
 
