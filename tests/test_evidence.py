@@ -101,7 +101,7 @@ def test_words_follow_from_paired_outcomes(more, word):
         records += [answered(question, 30 + (more > 0) * more) for question in one.at(10)]
         records.append(answered(one.pgd(10), 30 + (more < 0) * -more))
     said = lora_table.sentence(Notes(records), scale)
-    assert f"as published is {word} at" in said
+    assert f"LoRa-PGD as published, a tenth of full rank: {word} (" in said
 
 
 def test_tightness_of_layers_known_by_hand():

@@ -107,9 +107,9 @@ def sentence(notes: Notes, scale: Scale) -> str:
     dense, low = tight.pop("dense"), sorted(tight.values())
     base = rows["dense"]
     return (
-        f"The product with activations was exceeded on at most {percent(above)} % of the images and lies "
-        f"{min(slack):.0f} to {max(slack):.1g} times above the median change; that of the weights alone was exceeded "
-        f"on at most {percent(weights)} %. Interval propagation keeps {dense:.3f} in the dense net and {low[0]:.3f} to "
+        f"The product of all condition numbers was exceeded on {percent(above)} % of the images at most, and is "
+        f"{min(slack):,.0f} to {max(slack):,.0f} times the median change; that of the weights' alone was exceeded on "
+        f"{percent(weights)} % at most. Interval propagation keeps {dense:.3f} in the dense net and {low[0]:.3f} to "
         f"{low[-1]:.3f} in low-rank ones (n = {base[0].n}, {plural(len(base), 'seed')}, {of.course})."
     )
 

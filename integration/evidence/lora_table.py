@@ -127,13 +127,14 @@ def sentence(notes: Notes, scale: Scale) -> str:
 
     def against(asked: Sequence[Question]) -> str:
         one = notes.mean_difference(list(zip(asked, pgd, strict=True)))
-        return f"{compared(one)} at {one.points(1)}"
+        return f"{compared(one)} ({one.points(1)})"
 
     return (
-        f"With 10 gradients LoRa-PGD as published is {against([one.paper(one.low, 10) for one in found])} against PGD "
-        f"at a tenth of full rank, and {against([one.paper(one.half, 10) for one in found])} at a half; the search of "
-        f"this package is {against([one.power(one.low, 10) for one in found])} and "
-        f"{against([one.power(one.half, 10) for one in found])} ({images(found)}, differences paired)."
+        f"Against PGD, both with 10 gradients: LoRa-PGD as published, a tenth of full rank: "
+        f"{against([one.paper(one.low, 10) for one in found])}, a half: "
+        f"{against([one.paper(one.half, 10) for one in found])}; the search of this package, a tenth: "
+        f"{against([one.power(one.low, 10) for one in found])}, a half: "
+        f"{against([one.power(one.half, 10) for one in found])}; {images(found)}, paired."
     )
 
 

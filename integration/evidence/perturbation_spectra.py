@@ -118,7 +118,7 @@ def means(values: Tensor) -> JSON:
 def sentence(notes: Notes, scale: Scale) -> str:
     nets = NETS[scale.where]
     n = " + ".join(str(notes.value(ask(scale, name, PGD), "moved")) for name in nets)
-    return f"{low_rank(notes, scale, nets)} {in_the_tail(notes, scale, nets)} (n = {n} images)"
+    return f"{low_rank(notes, scale, nets)} {in_the_tail(notes, scale, nets)} n = {n} images."
 
 
 def verdict(notes: Notes, scale: Scale) -> list[str]:
@@ -176,7 +176,7 @@ def in_the_tail(notes: Notes, scale: Scale, nets: tuple[str, ...]) -> str:
     as_much = sum(b >= a for a, b in zip(pgd, noise, strict=True))
     return (
         f"That the relative change is concentrated in the small singular values {held(small, len(nets))}; noise of the "
-        f"same length shows it at least as much in {as_much} of {len(nets)} nets, so where it does, the figure says "
+        f"same length shows it at least as much in {as_much} of {len(nets)} nets, so there the figure says "
         "something about images rather than about attacks."
     )
 
