@@ -148,7 +148,7 @@ def boxed(notes: Notes, scale: Scale) -> str:
         return "On no net does the box take a tenth of the length of a perturbation of half rank."
     return (
         f"The box takes much of a low-rank perturbation's length where images lie on the bounds, and little of a full-"
-        f"rank one's; there a jump at full rank is the box's doing: {', '.join(short)} of the radius is used at half "
+        f"rank one's; there a jump at full rank is in part the box's: {', '.join(short)} of the radius is used at half "
         f"rank and at full rank."
     )
 
