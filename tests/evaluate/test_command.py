@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -165,7 +166,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_where_room_is_made(command,
     assert kept.items() <= stable(tmp_path / "whole").items()
 
 
-def test_interrupted_by_the_user_it_says_how_to_go_on(command, write_model, tmp_path, stable):
+def test_interrupted_by_the_user_it_says_how_to_go_on(command, write_model, tmp_path, stable, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     stop = (
         f"records = Path({str(tmp_path / 'out' / 'records.jsonl')!r}).exists()\n"
         f"if records and x.requires_grad and not Path({str(tmp_path / 'go')!r}).exists():\n"
