@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from study import Notes, Question, Scale, cell, cells, percent, plural, table
-from trained_rows import difference, mean, spread
+from trained_rows import difference, mean, spread, word
 from trainings import Trainings
 from ways import Way
-
-from art_lowrank.statistics import Interval
 
 TITLE = "Adversarial training with low-rank PGD"
 CLAIM = (
@@ -80,10 +78,6 @@ def sentence(notes: Notes, scale: Scale) -> str:
             parts.append(f"{name} {one.points(1)} ({word(one)})")
         told.append(f"{of.course}: {', '.join(parts)}; n = {base[0].n}, {plural(len(base), 'seed')}")
     return f"Robust accuracy less that of training with PGD, 5 gradients each. {'. '.join(told)}."
-
-
-def word(one: Interval) -> str:
-    return "**more robust**" if one.low > 0 else "**less robust**" if one.high < 0 else "no difference shown"
 
 
 def verdict(notes: Notes, scale: Scale) -> list[str]:

@@ -11,7 +11,7 @@ from torch import nn
 from trained_rows import flags, mean
 from trainings import Trainings
 from ways import DENSE, low_rank
-from worlds import Split, images_of, model_of
+from worlds import images_of, model_of
 
 from art_lowrank.record import JSON
 
@@ -58,7 +58,7 @@ def of_net(scale: Scale, name: str) -> Question:
 
 def answer(question: Question, notes: Notes) -> tuple[dict[str, JSON], dict[str, JSON]]:
     """Tightness of a real net, its normalisation as one more layer."""
-    split = Split(*images_of(question.data.split("-")[0], question.n))
+    split = images_of(question.data.split("-")[0], question.n)
     return summary(sequence(model_of(question.model)), split, float(str(question.settings["eps"]))), {}
 
 

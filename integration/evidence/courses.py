@@ -29,15 +29,6 @@ class Course:
     one_cycle: bool = False
     batch: int = 100
 
-    @property
-    def tuned_on(self) -> int:
-        """Images to tune on."""
-        return {"mnist": 2000, "cifar10": 1000, "digits": 297}[self.dataset]
-
-    @property
-    def tested(self) -> int:
-        return {"mnist": 2000, "cifar10": 3000, "digits": 500}[self.dataset]
-
     def build(self, seed: int) -> nn.Module:
         """The untrained net; its weights follow from the seed."""
         with torch.random.fork_rng():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from study import Missing, Notes, Question, Scale, cell, cells, percent, plural, table
-from trained_rows import difference, flags, mean, robust, spread
+from trained_rows import difference, flags, mean, robust, spread, word
 from trainings import Trainings
 from ways import DENSE, Way, shares
 
@@ -110,8 +110,7 @@ def compared(notes: Notes, of: Trainings, arena: Arena) -> str:
 
     def one(name: str) -> str:
         gap = difference(notes, of.of(name), base, f"judge/{arena.middle:g}")
-        word = "more robust" if gap.low > 0 else "**less robust**" if gap.high < 0 else "no difference shown"
-        return f"{name} {gap.points(1)} ({word})"
+        return f"{name} {gap.points(1)} ({word(gap)})"
 
     names = list(of.ways)[1:]
     lost = [f"{name} {'diverged' if all(map(notes.has, of.of(name))) else 'not measured'}" for name in names]

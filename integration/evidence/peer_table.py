@@ -8,6 +8,8 @@ import lora_table
 from strength_cells import POWER
 from study import Notes, Question, Scale, cells, percent, table
 
+from art_lowrank.statistics import Interval
+
 TITLE = "The same budget through every library"
 CLAIM = "At the same number of gradients an image the low-rank search is as strong as what other libraries offer."
 STEPS = (20, 100)
@@ -43,10 +45,9 @@ def sentence(notes: Notes, scale: Scale) -> str:
     """The first budget, against the strongest peer of each net."""
     steps = STEPS[0]
     best = strongest(notes, scale, steps)
-    told = []
-    for what in OURS:
-        one = notes.mean_difference(list(zip(row_of(scale, what, steps), best, strict=True)))
-        told.append(f"{lora_table.compared(one)} at {what} ({one.points(1)})")
+    told = (
+        f"{lora_table.compared(one)} at {what} ({one.points(1)})" for what, one in against(notes, scale, steps, best)
+    )
     found = lora_table.images(lora_table.all_tables(scale))
     return (
         f"With {steps} gradients `power` against the strongest of seven peers on each net: {', '.join(told)}; {found}."
@@ -58,13 +59,16 @@ def verdict(notes: Notes, scale: Scale) -> list[str]:
     lines = [f"{lora_table.images(lora_table.all_tables(scale))}; negative: ours is stronger."]
     for steps in steps_of(scale):
         best = strongest(notes, scale, steps)
-        told = []
-        for what in OURS:
-            one = notes.mean_difference(list(zip(row_of(scale, what, steps), best, strict=True)))
-            told.append(f"{what} {one.points(1)} ({lora_table.compared(one)})")
+        ours = against(notes, scale, steps, best)
+        told = (f"{what} {one.points(1)} ({lora_table.compared(one)})" for what, one in ours)
         names = ", ".join(dict.fromkeys(question.attack for question in best))
         lines.append(f"{steps} gradients, `power` against the strongest peer of each net ({names}): {', '.join(told)}.")
     return lines
+
+
+def against(notes: Notes, scale: Scale, steps: int, best: list[Question]) -> list[tuple[str, Interval]]:
+    """Ours at every rank less the best of each net."""
+    return [(what, notes.mean_difference(zip(row_of(scale, what, steps), best, strict=True))) for what in OURS]
 
 
 def strongest(notes: Notes, scale: Scale, steps: int) -> list[Question]:

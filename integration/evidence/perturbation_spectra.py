@@ -10,7 +10,7 @@ import torch
 from strength_cells import PAPER, POWER, Job, ours, peer, published_pgd
 from study import Missing, Notes, Question, Scale, cells, table
 from torch import Tensor
-from worlds import Subject, images_of, model_of
+from worlds import Subject, images_of, model_of, subject_of
 
 from art_lowrank import lowrank_pgd
 from art_lowrank.attack.oracle import evaluating
@@ -86,9 +86,7 @@ def questions(scale: Scale) -> Iterator[Question]:
 
 def answer(question: Question, notes: Notes) -> tuple[dict[str, JSON], dict[str, JSON]]:
     """Means over images, with intervals; images that are left as they were do not count."""
-    from worlds import WORLDS
-
-    subject = next(w.subjects[question.model] for w in WORLDS.values() if question.model in w.subjects)
+    subject = subject_of(question.model)
     model, (x, y) = model_of(question.model), images_of(subject.dataset, question.n)
     run = attacks_of(subject)[question.attack]
     with evaluating(model):

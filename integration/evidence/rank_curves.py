@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from study import Notes, Question, Scale, cell, percent, table
-from worlds import WORLDS, Subject, images_of, model_of
+from worlds import Subject, images_of, model_of, subject_of
 
 from art_lowrank import eps_curve, lowrank_pgd, rank_curve
 from art_lowrank.record import JSON, pack
@@ -51,10 +51,6 @@ def questions(scale: Scale) -> Iterator[Question]:
         yield radius(scale, subject)
         yield curve(scale, subject, subject.eps)
         yield curve(scale, subject, "halving")
-
-
-def subject_of(name: str) -> Subject:
-    return next(world.subjects[name] for world in WORLDS.values() if name in world.subjects)
 
 
 def answer(question: Question, notes: Notes) -> tuple[dict[str, JSON], dict[str, JSON]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from study import Notes, Question
 from torch import Tensor, nn
-from worlds import SHARES, WORLDS, images_of, model_of, teacher_of
+from worlds import SHARES, images_of, model_of, teacher_of
 
 from art_lowrank import Factors, lowrank_pgd
 from art_lowrank.attack.factors import truncated
@@ -42,7 +42,7 @@ def answer(question: Question, notes: Notes) -> tuple[dict[str, JSON], dict[str,
     x, y = images_of(dataset, question.n)
     settings = dict(question.settings)
     eps = float(settings.pop("eps"))
-    settings["wide"] = wide = radius(question, notes, eps)
+    wide = radius(question, notes, eps)
     settings["name"] = question.model
     run = ATTACKS[question.attack]
     parts, spent = [], 0.0
@@ -133,8 +133,7 @@ def ours(method: str) -> Callable[[Job, Mapping[str, Any]], Tensor]:
 
 def transferred(job: Job, settings: Mapping[str, Any]) -> Factors:
     """The SVD of one full-rank step on another, ordinary net."""
-    world = next(world for world in WORLDS.values() if settings["name"] in world.subjects)
-    teacher = teacher_of(world, world.subjects[settings["name"]])
+    teacher = teacher_of(settings["name"])
     step = lowrank_pgd(teacher, job.x, job.y, eps=job.eps, rank="full", steps=1, loss="ce", step_size=job.eps)
     return truncated(step.x - job.x, settings["rank"])
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from worlds import WORLDS, World
 
 from art_lowrank.record import JSON, Record, unpack
-from art_lowrank.statistics import Interval, mean_paired_difference, paired_difference, wilson
+from art_lowrank.statistics import Interval, mean_paired_difference, wilson
 
 Flags: TypeAlias = npt.NDArray[np.float64]  # (n,) of 0 and 1
 
@@ -98,11 +98,8 @@ class Notes:
         flags = self.holds(question, name)
         return wilson(int(flags.sum()), len(flags))
 
-    def difference(self, ours: Question, other: Question, name: str = "holds") -> Interval:
-        """Robust accuracy under ours less that under the other: negative where ours is stronger."""
-        return paired_difference(self.holds(ours, name), self.holds(other, name))
-
     def mean_difference(self, pairs: Iterable[tuple[Question, Question]]) -> Interval:
+        """Robust accuracy under ours less that under the other, over nets: negative where ours is stronger."""
         return mean_paired_difference([(self.holds(ours), self.holds(other)) for ours, other in pairs])
 
 

@@ -43,6 +43,11 @@ def difference(notes: Notes, ours: Sequence[Question], other: Sequence[Question]
     return paired_difference(flags(notes, ours, path), flags(notes, other, path))
 
 
+def word(one: Interval) -> str:
+    """What such a difference shows."""
+    return "**more robust**" if one.low > 0 else "**less robust**" if one.high < 0 else "no difference shown"
+
+
 def spread(notes: Notes, questions: Sequence[Question], path: str) -> str:
     """Robust accuracy in percent, and between which values the seeds lie."""
     each = [percent(float(row.mean())) for row in flags(notes, questions, path)]

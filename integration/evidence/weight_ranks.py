@@ -70,6 +70,13 @@ def questions(scale: Scale) -> Iterator[Question]:
     yield from penalised(scale).all()
 
 
+def trained_pairs(scale: Scale) -> Iterator[tuple[adversarial_training.Arena, list[Question], list[Question]]]:
+    """The same course on clean images and against PGD."""
+    for arena in adversarial_training.ARENAS[scale.where]:
+        hard = adversarial_training.trainings(scale, arena).of(adversarial_training.PGD)
+        yield arena, standard(scale, arena).of("clean images"), hard
+
+
 def verdict(notes: Notes, scale: Scale) -> list[str]:
     plain, hardened = (of_net(name) for name in TWINS[scale.where])
     lines = [
@@ -77,9 +84,7 @@ def verdict(notes: Notes, scale: Scale) -> list[str]:
         + "; ".join(compared(float(notes.value(hardened, name)), float(notes.value(plain, name)), said)
                     for name, said in MEASURES.items()) + ", mean over layers."
     ]  # fmt: skip
-    for arena in adversarial_training.ARENAS[scale.where]:
-        clean = standard(scale, arena).of("clean images")
-        hard = adversarial_training.trainings(scale, arena).of(adversarial_training.PGD)
+    for arena, clean, hard in trained_pairs(scale):
         told = [compared(mean(notes, hard, name), mean(notes, clean, name), said) for name, said in MEASURES.items()]
         lines.append(f"{arena.course}, trained here, {plural(len(hard), 'seed')}: {'; '.join(told)}.")
     return [*lines, reverse(notes, scale)]
@@ -88,9 +93,7 @@ def verdict(notes: Notes, scale: Scale) -> list[str]:
 def pairs(notes: Notes, scale: Scale, measure: str) -> list[tuple[float, float]]:
     """Of nets that differ in their training images alone: after clean images, after adversarial ones."""
     found = [tuple(float(notes.value(of_net(net), measure)) for net in TWINS[scale.where])]
-    for arena in adversarial_training.ARENAS[scale.where]:
-        clean = standard(scale, arena).of("clean images")
-        hard = adversarial_training.trainings(scale, arena).of(adversarial_training.PGD)
+    for _, clean, hard in trained_pairs(scale):
         found.append((mean(notes, clean, measure), mean(notes, hard, measure)))
     return found
 
@@ -143,14 +146,10 @@ def tables(notes: Notes, scale: Scale) -> list[str]:
     found = ["Shares of full rank, and of all entries; mean over layers.", "", *table(head, rows)]
     found += twins(notes, scale)
     rows = []
-    for arena in adversarial_training.ARENAS[scale.where]:
-        trained = {
-            "clean images": standard(scale, arena).of("clean images"),
-            "PGD": adversarial_training.trainings(scale, arena).of(adversarial_training.PGD),
-        }
-        rows += [
-            row(notes, f"{arena.course}, {name}", f"judge/{arena.eps:g}", asked) for name, asked in trained.items()
-        ]
+    for arena, clean, hard in trained_pairs(scale):
+        path = f"judge/{arena.eps:g}"
+        rows.append(row(notes, f"{arena.course}, clean images", path, clean))
+        rows.append(row(notes, f"{arena.course}, PGD", path, hard))
     of, eps = penalised(scale), PENALISED[scale.where][2]
     rows += [row(notes, f"{of.course}, {name}", f"judge/{eps:g}", of.of(name)) for name in of.ways]
     return found + table(["trained here", "clean", "robust", *MEASURES.values()], rows)

@@ -138,6 +138,16 @@ def images_of(dataset: str, n: int, split: str = "test") -> Split:
     return Split(*assets.zoo().images(dataset, split, n))
 
 
-def teacher_of(world: World, subject: Subject) -> nn.Module:
+def world_of(name: str) -> World:
+    """The world that has the net."""
+    return next(world for world in WORLDS.values() if name in world.subjects)
+
+
+def subject_of(name: str) -> Subject:
+    return world_of(name).subjects[name]
+
+
+def teacher_of(name: str) -> nn.Module:
     """The ordinary net whose perturbations are transferred; for that net itself another one."""
-    return model_of(world.teachers.get(subject.name, world.teachers[subject.dataset]))
+    teachers = world_of(name).teachers
+    return model_of(teachers.get(name, teachers[subject_of(name).dataset]))

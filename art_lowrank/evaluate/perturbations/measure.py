@@ -87,18 +87,18 @@ def of_entry(folder: Path, entry: Entry, result: Spectra) -> None:
             continue
         name = f"{row.attack}, seed {row.seed}" if seeds[row.attack] > 1 else row.attack
         try:
-            attack, noise = of_row(folder, entry, row, name)
+            attack, *control = of_row(folder, entry, row, name, control=not controlled)
         except (*UNREADABLE, RuntimeError) as error:
             result.remarks.append(f"not measured: {entry.model}, {name}: {readable(error)}")
             continue
         result.found.append(attack)
-        if attack.n and not controlled:
-            result.found.append(noise)
+        if attack.n:
+            result.found.extend(control)
             controlled = True
 
 
-def of_row(folder: Path, entry: Entry, row: Row, name: str) -> tuple[Measured, Measured]:
-    """An attack, and noise as long; a few images are in memory at a time."""
+def of_row(folder: Path, entry: Entry, row: Row, name: str, control: bool) -> list[Measured]:
+    """An attack, and on demand noise as long; a few images are in memory at a time."""
     parts, noises, unmoved, unreadable = [], [], 0, 0
     for x, moved, places in moved_of(folder, entry, row):
         finite = torch.isfinite(moved).flatten(1).all(1)
@@ -108,12 +108,10 @@ def of_row(folder: Path, entry: Entry, row: Row, name: str) -> tuple[Measured, M
         if chosen:
             x, moved = x[changed], moved[changed]
             parts.append(perturbed(x, moved))
-            noises.append(perturbed(x, noise_like(x, moved, chosen)))
-    of, control = joined(parts), joined(noises)
-    return (
-        Measured(entry.model, entry.data, entry.threat, name, of, unmoved, unreadable),
-        Measured(entry.model, entry.data, entry.threat, NOISE, control),
-    )
+            if control:
+                noises.append(perturbed(x, noise_like(x, moved, chosen)))
+    found = [Measured(entry.model, entry.data, entry.threat, name, joined(parts), unmoved, unreadable)]
+    return [*found, Measured(entry.model, entry.data, entry.threat, NOISE, joined(noises))] if control else found
 
 
 def joined(parts: Sequence[Perturbed]) -> Perturbed:
