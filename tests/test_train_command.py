@@ -363,11 +363,11 @@ def test_run_again_after_an_interrupt_it_goes_on(tmp_path, data, monkeypatch, mo
     assert train(tmp_path / "whole", *flags).exit_code == 0
     real, calls = recipes.measured, []
 
-    def stopping(*arguments):
+    def stopping(*arguments, **named):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(recipes, "measured", stopping)

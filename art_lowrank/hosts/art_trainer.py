@@ -19,6 +19,7 @@ from art_lowrank.hosts.art_oracle import Array
 from art_lowrank.hosts.art_trainer_checks import (
     check_classifier,
     check_course,
+    check_distributed,
     check_scheduler,
     check_settings,
     check_sizes,
@@ -27,22 +28,27 @@ from art_lowrank.hosts.art_trainer_checks import (
 from art_lowrank.hosts.art_training import (
     adversary_of,
     asked_of,
+    factorise,
     factorize_proxies,
     hand_over,
     inputs_of,
     logits_of,
-    set_root,
     validation_of,
+    watched_of,
 )
-from art_lowrank.training.checkpoint import Folder
+from art_lowrank.training.chance import seeded
+from art_lowrank.training.checkpoint import Folder, ranks_before
+from art_lowrank.training.distributed import check_device, team_here
 from art_lowrank.training.learner import Epoch, Learner
-from art_lowrank.training.loop import Course, seeded, shuffled, train
+from art_lowrank.training.loop import Course, shuffled, train
 from art_lowrank.training.measure import architecture, fingerprint
 from art_lowrank.training.methods import DENSE, attach, options_of
 from art_lowrank.training.objectives import Objective
+from art_lowrank.training.precision import precision_of
+from art_lowrank.training.team import ALONE, Team, check_same, first
 from art_lowrank.training.warm_loop import check_warm, held_back, remembering, settings_of, watch_of
 from art_lowrank.training.warm_start import WarmStart
-from art_lowrank.weights import Handle, factorize, ranks_of
+from art_lowrank.weights import Handle, ranks_of
 
 
 class _Rest(NamedTuple):
@@ -81,6 +87,7 @@ class LowRankTrainer(Trainer):
         fresh: bool = False,
         tighten: float = 0.0,
         options: Mapping[str, Any] | None = None,
+        distributed: bool = False,
     ) -> None:
         """
         Create a :class:`.LowRankTrainer` instance. The classifier's model changes with the first `fit`.
@@ -103,6 +110,8 @@ class LowRankTrainer(Trainer):
         :param fresh: Start the low-rank weights anew instead of from the classifier's.
         :param tighten: For pretrained nets: the share of all steps over which the bound comes down to max_cond.
         :param options: Further settings of the method, such as `tolerance` of "dlrt".
+        :param distributed: Train together with the processes that `accelerate launch` or `torchrun` started beside this
+            one, each on its share of every batch; the same samples and settings have to be given to all of them.
         """
         super().__init__(classifier)
         check_classifier(classifier)
@@ -122,6 +131,8 @@ class LowRankTrainer(Trainer):
         self.warm_start = settings_of(warm_start)
         if self.warm_start is not None:
             check_warm(self.objective, trainer)
+        check_distributed(distributed, trainer)
+        self.distributed = distributed
         self.handles: list[Handle] = []
         self.history: list[Epoch] = []
 
@@ -172,9 +183,10 @@ class LowRankTrainer(Trainer):
             return
         if kwargs:
             raise TypeError(f"fit has no argument {sorted(kwargs)[0]!r}")
+        device = self.classifier.device
         rows, watched = held_back(len(images), self.warm_start is not None and validation_data is None, self.seed)
         samples = Samples(
-            shuffled(images, labels, batch_size, self.seed, self.classifier.device, rows),
+            shuffled(images, labels, batch_size, self.seed, device, rows, even=self.warm_start is not None),
             look,
             lambda: tuple(images.shape[1:]),
             len(images),
@@ -215,16 +227,19 @@ class LowRankTrainer(Trainer):
 
     def _train(self, samples: Samples, course: Course, rest: _Rest) -> None:
         check_scheduler(rest.scheduler, self.classifier.optimizer)
+        team = team_here() if self.distributed else ALONE
+        check_device(team, self.classifier.device)
         asked = asked_of(self, rest.batch_size, samples.name, rest.scheduler)
+        check_same(team, "trainings", {**asked, "nb_epochs": course.epochs})
         folder = None if rest.checkpoint is None else Folder(Path(rest.checkpoint), asked)
-        before = folder.load() if folder is not None and rest.resume else None
-        self._prepare(samples.look, None if before is None else before["ranks"], course.epochs * samples.per_epoch)
-        classifier, objective, watch = self.classifier, self.objective, None
+        before = first(team, lambda: ranks_before(folder) if folder is not None and rest.resume else None)
+        self._prepare(samples.look, before, course.epochs * samples.per_epoch, team)
+        classifier, objective, watch, resume = self.classifier, self.objective, None, rest.resume
         if self.warm_start is not None:
             place = None if folder is None else folder.path / "perturbations"
-            shape = samples.shape()
-            objective = remembering(objective, self.warm_start, samples.total, shape, place, samples.name, rest.resume)
-            watch = watch_of(self.objective, self.warm_start, self._watched(samples, rest))
+            shape, name = samples.shape(), samples.name
+            objective = remembering(objective, self.warm_start, samples.total, shape, place, name, resume, team)
+            watch = watch_of(self.objective, self.warm_start, watched_of(classifier, samples, rest.validation))
         learner = Learner(
             classifier.model,
             logits_of(classifier),
@@ -233,33 +248,18 @@ class LowRankTrainer(Trainer):
             self.handles,
             rest.scheduler,
             watch,
+            precision_of(asked.get("precision", "float32"), classifier.device),
         )
-        validate = validation_of(classifier, rest.validation, self.adversary)
-        self.history = train(learner, samples.batches, course, validate, folder, rest.resume)
+        validate = validation_of(classifier, rest.validation, self.adversary, team)
+        self.history = train(learner, samples.batches, course, validate, folder, resume, team)
 
-    def _watched(self, samples: Samples, rest: _Rest) -> tuple[Tensor, Tensor] | None:
-        """Samples and class numbers that watch over a warm start: those of validation, or those held back."""
-        if rest.validation is None:
-            return samples.watched
-        x, y = rest.validation
-        return torch.from_numpy(np.asarray(x, np.float32)), labels_of(self.classifier, y)[1]
-
-    def _prepare(self, look: Callable[[], Tensor], ranks: Mapping[str, int] | None, steps: int) -> None:
+    def _prepare(
+        self, look: Callable[[], Tensor], ranks: dict[str, int] | None, steps: int, team: Team = ALONE
+    ) -> None:
         """Factorise the model and attach the method, unless that was done before."""
         classifier = self.classifier
         if self.method not in DENSE and not ranks_of(classifier.model):
-            chosen = ranks if ranks else self.ranks
-            with seeded(self.seed, 0):
-                model = factorize(
-                    classifier.model,
-                    keep=self.keep,
-                    ranks=chosen,
-                    data=look() if chosen in (None, "activation") else None,
-                    skip=self.skip,
-                    optimizer=classifier.optimizer,
-                    fresh=self.fresh,
-                )
-            set_root(classifier, model)
+            factorise(self, look, ranks, team)
         if not self.handles:
             over = {"over": round(self.tighten * steps)} if self.method == "condlr" and self.tighten else {}
             self.handles = attach(self.method, classifier.model, classifier.optimizer, {**self.options, **over})

@@ -44,6 +44,14 @@ def check_trainer(trainer: Trainer | None, classifier: Any, method: str) -> None
         raise ValueError(f"{type(trainer).__name__} needs ranks that stay; give method='condlr' instead of 'dlrt'")
 
 
+def check_distributed(distributed: bool, trainer: Trainer | None) -> None:
+    """True or False, and our own loop."""
+    if not isinstance(distributed, bool):
+        raise ValueError(f"distributed is {distributed!r}; give True or False")
+    if distributed and trainer is not None:
+        raise ValueError(f"{type(trainer).__name__} trains in one process; leave distributed out")
+
+
 def check_scheduler(scheduler: Any, optimizer: Any) -> None:
     """Something that steps, and steps this optimizer."""
     if scheduler is not None and not callable(getattr(scheduler, "step", None)):

@@ -17,11 +17,14 @@ from art.attacks.attack import EvasionAttack
 from art.defences.trainer import AdversarialTrainer, AdversarialTrainerMadryPGD, Trainer
 from torch import Tensor, nn
 
-from art_lowrank.hosts.art_data import labels_of
+from art_lowrank.hosts.art_data import Samples, labels_of
 from art_lowrank.hosts.art_oracle import Array, outputs_of
 from art_lowrank.hosts.art_trainer_checks import check_scheduler
 from art_lowrank.training.adversaries import Adversary, Logits
+from art_lowrank.training.chance import seeded
+from art_lowrank.training.distributed import precision_here
 from art_lowrank.training.measure import measured
+from art_lowrank.training.team import ALONE, Team, first
 from art_lowrank.weights import factorize, ranks_of
 
 LOOK = 512  # images that decide about ranks
@@ -106,7 +109,9 @@ def named(thing: object) -> str:
 def asked_of(trainer: Any, batch_size: int | None, data: str, scheduler: Any) -> dict[str, Any]:
     """The configuration a checkpoint belongs to. The number of epochs is left out: training may go on longer."""
     optimizer, objective, warm = trainer.classifier.optimizer, trainer.objective, trainer.warm_start
+    precision = precision_here() if trainer.distributed else "float32"
     return {
+        **({} if precision == "float32" else {"precision": precision}),
         "method": trainer.method,
         "options": json.dumps(trainer.options, sort_keys=True, default=str),
         "keep": trainer.keep,
@@ -146,7 +151,7 @@ def inputs_of(classifier: Any, images: Tensor, seed: int) -> Callable[[], Tensor
 
 
 def validation_of(
-    classifier: Any, data: tuple[Array, Array] | None, adversary: Adversary | None
+    classifier: Any, data: tuple[Array, Array] | None, adversary: Adversary | None, team: Team = ALONE
 ) -> Callable[[], dict[str, float]] | None:
     """What measures the model after every epoch, or None without validation data."""
     if data is None:
@@ -155,7 +160,39 @@ def validation_of(
     if not len(images) or len(images) != len(classes):
         raise ValueError(f"validation_data holds {len(images)} samples and {len(classes)} labels; give as many")
     logits = logits_of(classifier)
-    return lambda: measured(classifier.model, logits, images, classes, adversary).shares()
+    return lambda: measured(classifier.model, logits, images, classes, adversary, team=team).shares()
+
+
+def watched_of(
+    classifier: Any, samples: Samples, validation: tuple[Array, Array] | None
+) -> tuple[Tensor, Tensor] | None:
+    """Samples and class numbers that watch over a warm start: those of validation, or those held back."""
+    if validation is None:
+        return samples.watched
+    x, y = validation
+    return torch.from_numpy(np.asarray(x, np.float32)), labels_of(classifier, y)[1]
+
+
+def factorise(trainer: Any, look: Callable[[], Tensor], ranks: dict[str, int] | None, team: Team) -> None:
+    """Factorise a trainer's model; the first process finds the ranks, which a machine's rounding may change."""
+
+    def act(chosen: Any) -> dict[str, int]:
+        with seeded(trainer.seed, 0):
+            model = factorize(
+                trainer.classifier.model,
+                keep=trainer.keep,
+                ranks=chosen,
+                data=look() if chosen in (None, "activation") else None,
+                skip=trainer.skip,
+                optimizer=trainer.classifier.optimizer,
+                fresh=trainer.fresh,
+            )
+        set_root(trainer.classifier, model)
+        return ranks_of(model)
+
+    found = first(team, lambda: act(ranks or trainer.ranks))
+    if team.rank > 0:
+        act(found)
 
 
 def set_root(classifier: Any, model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from art_lowrank.training.adversaries import Pgd, SingleStep
 from art_lowrank.training.checkpoint import Folder
+from art_lowrank.training.distributed import team_here
 from art_lowrank.training.indexed import Indexed
 from art_lowrank.training.learner import Diverged, Learner
 from art_lowrank.training.loop import train
@@ -30,6 +31,7 @@ __all__ = [
     "attach",
     "fingerprint",
     "overfitting",
+    "team_here",
     "train",
     "warm_started",
 ]

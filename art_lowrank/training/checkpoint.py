@@ -76,6 +76,12 @@ class Folder:
                 )
 
 
+def ranks_before(folder: Folder) -> dict[str, int] | None:
+    """The ranks of a run that is resumed."""
+    before = folder.load()
+    return None if before is None else before["ranks"]
+
+
 def read(path: str | Path) -> State:
     """What `Folder.save` wrote; tensors and plain values only, nothing in the file is executed."""
     try:

@@ -15,6 +15,8 @@ from art_lowrank.training.adversaries import Logits
 from art_lowrank.training.checkpoint import State, load_weights
 from art_lowrank.training.objectives import Objective
 from art_lowrank.training.overfitting import Watch, careful
+from art_lowrank.training.precision import FULL, Precision
+from art_lowrank.training.team import ALONE, Team, first
 from art_lowrank.weights import Handle, low_rank_layers, ranks_of
 
 Epoch = dict[str, Any]  # what is known of one epoch, plain values
@@ -26,7 +28,10 @@ class Diverged(ArithmeticError):
 
 @dataclass(frozen=True)
 class Learner:
-    """What is trained, by what. `logits` is the model, or the model behind a host's preprocessing."""
+    """What is trained, by what. `logits` is the model, or the model behind a host's preprocessing.
+
+    A step is computed in `precision`; what is measured of the model is measured in its own.
+    """
 
     model: nn.Module
     logits: Logits
@@ -35,6 +40,7 @@ class Learner:
     handles: Sequence[Handle] = ()
     scheduler: Any = None
     watch: Watch | None = None
+    precision: Precision = FULL
 
     def after(self, history: Sequence[Epoch]) -> Learner:
         """What trains the next epoch: the same, or with two steps where the watch has seen reason to."""
@@ -42,9 +48,10 @@ class Learner:
             return self
         return replace(self, objective=careful(self.objective))
 
-    def watched(self, epochs: int) -> Epoch:
+    def watched(self, epochs: int, team: Team = ALONE) -> Epoch:
         """How far the net overfits to single steps after so many epochs, if somebody watches."""
-        return {} if self.watch is None else {"overfit": self.watch(self.model, self.logits, epochs)}
+        watch = self.watch
+        return {} if watch is None else first(team, lambda: {"overfit": watch(self.model, self.logits, epochs)})
 
     def state(self) -> State:
         """Everything that changes in training, to be saved."""
@@ -54,6 +61,7 @@ class Learner:
             "scheduler": settings_of(self.scheduler),
             "handles": [handle.state_dict() for handle in self.handles],
             "ranks": ranks_of(self.model),
+            "precision": self.precision.state_dict(),
         }
 
     def load(self, state: State, source: object) -> None:
@@ -64,6 +72,7 @@ class Learner:
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.load_handles(state["handles"])
+        self.precision.load_state_dict(state.get("precision", {}))
 
     def load_handles(self, states: Sequence[dict[str, Any]]) -> None:
         """The methods back to where they were."""

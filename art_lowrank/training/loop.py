@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from art_lowrank.training.checkpoint import Folder
+from art_lowrank.training.chance import drawn_from as drawn_from
+from art_lowrank.training.chance import seeded, step_number
+from art_lowrank.training.checkpoint import Folder, State
 from art_lowrank.training.learner import Diverged, Epoch, Good, Learner, check_weights, spectrum
+from art_lowrank.training.measure import fingerprint
 from art_lowrank.training.moves import Place
+from art_lowrank.training.step import Sums, check_team, one_step
+from art_lowrank.training.team import ALONE, Team, agree, check_same, first
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Place | None]
-STRIDE = 1_000_003  # between the numbers of two epochs
+LANES = 48  # that divide images among 2, 3, 4, 6, 8, 12, 16 or 24 processes
 SHOWN = ("loss", "clean", "robust", "overfit", "cond")  # of an epoch, beside the progress bar
 
 
@@ -39,29 +41,34 @@ def train(
     validate: Callable[[], dict[str, float]] | None = None,
     folder: Folder | None = None,
     resume: bool = True,
+    team: Team = ALONE,
 ) -> list[Epoch]:
     """Train for `course.epochs`, or go on where the folder's last checkpoint ends; returns what is known of each epoch.
 
     batches     the batches of an epoch, given its number: (x, y), for a warm start (x, y, Place)
     validate    measures the model after an epoch; what is best is decided by "robust" if it is there, else "clean"
+    team        the processes that train together, each with the same model, data and arguments; every one walks through
+                whole batches and takes its share, and the first one alone reads and writes the folder
     """
+    check_team(learner, team)
     history = []
     if folder is not None:
-        history = _resumed(learner, folder) if resume else []
-        folder.make()
+        history = _resumed(learner, folder, team) if resume else []
+        first(team, folder.make)
+    agree(team, learner.model)
     good = Good.of(learner)
-    bar = tqdm(range(course.epochs), initial=len(history), desc="epochs", disable=not course.verbose)
+    bar = tqdm(range(course.epochs), initial=len(history), desc="epochs", disable=not course.verbose or team.rank > 0)
     for number in range(len(history), course.epochs):
         if exhausted(history, course.patience):
             break
         try:
-            history.append(one_epoch(learner.after(history), batches, number, course.seed, validate))
+            history.append(one_epoch(learner.after(history), batches, number, course.seed, validate, team))
         except Diverged:
             good.bring_back(learner)
             raise
         good = Good.of(learner)
         if folder is not None:
-            keep(learner, folder, history)
+            first(team, lambda: keep(learner, folder, history))
         bar.set_postfix({name: f"{history[-1][name]:.4g}" for name in SHOWN if name in history[-1]})
         bar.update()
     bar.close()
@@ -74,45 +81,48 @@ def one_epoch(
     number: int,
     seed: int,
     validate: Callable[[], dict[str, float]] | None,
+    team: Team = ALONE,
 ) -> Epoch:
-    """Steps over all batches, then the scheduler, then the measurements."""
+    """Steps over all batches, then the measurements, then the scheduler."""
     started = time.perf_counter()
     rate = float(learner.optimizer.param_groups[0]["lr"])
     with seeded(seed, number):
-        with learner.objective.epoch(number):
-            losses, right, images = steps(learner, batches(number), number, seed)
+        with learner.objective.epoch(number, team):
+            found = steps(learner, batches(number), number, seed, team)
             check_weights(learner.model, number)
         for handle in learner.handles:
             handle.enforce()
+        agree(team, learner.model)
         measured = validate() if validate is not None else {}
-        measured |= learner.watched(number + 1)
-    mean = losses / max(1, images)
-    known = {"epoch": number + 1, "loss": mean, "accuracy": right / max(1, images), "lr": rate, **measured}
+        measured |= learner.watched(number + 1, team)
+    mean, accuracy = found.losses / max(1, found.images), found.right / max(1, found.images)
+    known = team.told({"epoch": number + 1, "loss": mean, "accuracy": accuracy, "lr": rate, **measured})
     if not all(handle.ready for handle in learner.handles):
         known["ready"] = False
     advance(learner.scheduler, known)
-    return {**known, **spectrum(learner), "seconds": time.perf_counter() - started}
+    ended: Epoch = team.told({**known, **spectrum(learner), "seconds": time.perf_counter() - started})
+    return ended
 
 
-def steps(learner: Learner, batches: Iterable[Batch], epoch: int, seed: int) -> tuple[float, int, int]:
-    """One optimizer step a batch; the sum of the losses, the number of images right, the number of images."""
-    losses, right, images = 0.0, 0, 0
+def steps(learner: Learner, batches: Iterable[Batch], epoch: int, seed: int, team: Team = ALONE) -> Sums:
+    """One optimizer step a batch; the sums over all images, of all processes."""
+    done = Sums(0.0, 0, 0)
     learner.model.train()
     for number, batch in enumerate(batches):
         x, y, place = (*batch, None)[:3]
-        judged = learner.objective.at(place)(learner.model, learner.logits, x, y, step_number(seed, epoch, number))
-        value = float(judged.loss.detach())
-        if not math.isfinite(value):
+        if number == 0 and team.size > 1:  # of loaders with an order of their own each image would count otherwise
+            check_same(team, "first batches", {"labels": fingerprint(y)})
+        place = None if place is None else place._replace(done=done.images + len(x))
+        found = one_step(learner, x, y, place, step_number(seed, epoch, number), team)
+        if not math.isfinite(found.losses) or learner.precision.lost:
+            what = f"loss is {found.losses}" if not math.isfinite(found.losses) else "gradient overflows at any scale"
             raise Diverged(
-                f"the loss is {value} in epoch {epoch + 1}, step {number + 1}; the model is back at the end of the "
+                f"the {what} in epoch {epoch + 1}, step {number + 1}; the model is back at the end of the "
                 "last good epoch: lower the learning rate, or check the images for NaN"
             )
-        learner.optimizer.zero_grad(set_to_none=True)
-        judged.loss.backward()
-        learner.optimizer.step()
-        losses, right, images = losses + value * len(x), right + int(judged.right), images + len(x)
+        done = done.plus(found)
     learner.model.eval()
-    return losses, right, images
+    return done
 
 
 def keep(learner: Learner, folder: Folder, history: list[Epoch]) -> None:
@@ -160,40 +170,27 @@ def advance(scheduler: Any, epoch: Epoch) -> None:
         scheduler.step(epoch["loss"] if accuracy is None else 1 - accuracy)
 
 
-@contextmanager
-def seeded(seed: int, epoch: int) -> Iterator[None]:
-    """The global random states as a function of seed and epoch; then as they were."""
-    with drawn_from(step_number(seed, epoch, 0)):
-        yield
-
-
-@contextmanager
-def drawn_from(start: int) -> Iterator[None]:
-    """The global random states (torch's, numpy's, Python's) follow from one number; then they are as they were."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
-        torch.manual_seed(start)
-        np.random.seed(start % 2**32)
-        random.seed(start)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-
-
 def shuffled(
-    x: Tensor, y: Tensor, size: int, seed: int, device: torch.device, among: Tensor | None = None
+    x: Tensor,
+    y: Tensor,
+    size: int,
+    seed: int,
+    device: torch.device,
+    among: Tensor | None = None,
+    *,
+    even: bool = False,
 ) -> Callable[[int], Iterator[Batch]]:
     """Batches of an epoch in an order that follows from seed and epoch, of all images or `among` some.
 
+    even    for warm starts by several processes: every one owns as many images of a batch as the others, nearly
     A last single image joins its neighbours.
     """
     chosen = torch.arange(len(x)) if among is None else among
 
     def batches(epoch: int) -> Iterator[Batch]:
-        order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(step_number(seed, epoch, 1)))
-        parts = list(chosen[order].split(size))
+        generator = torch.Generator().manual_seed(step_number(seed, epoch, 1))
+        order = chosen[torch.randperm(len(chosen), generator=generator)]
+        parts = list((in_lanes(order, generator) if even else order).split(size))
         if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot be trained on one image
             parts[-2:] = [torch.cat(parts[-2:])]
         for rows in parts:
@@ -202,13 +199,22 @@ def shuffled(
     return batches
 
 
-def step_number(seed: int, epoch: int, step: int) -> int:
-    """A different number for every step of every epoch."""
-    return ((seed % 2**20) * STRIDE + epoch) * STRIDE + step
+def in_lanes(order: Tensor, generator: torch.Generator) -> Tensor:
+    """The same images, of every lane (index modulo 48) one, then of every lane another one, and so on.
+
+    Any 8 lanes in a row are 8 different ones modulo 8, and so on for whatever divides 48; which comes first is chance.
+    """
+    units = [step for step in range(LANES) if math.gcd(step, LANES) == 1]
+    unit, start = (int(torch.randint(most, (), generator=generator)) for most in (len(units), LANES))
+    lanes = order % LANES
+    by_lane, counts = lanes.argsort(stable=True), lanes.bincount(minlength=LANES)
+    turns = torch.empty_like(order)
+    turns[by_lane] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[lanes[by_lane]]
+    return order[(turns * LANES + (lanes * units[unit] + start) % LANES).argsort()]
 
 
-def _resumed(learner: Learner, folder: Folder) -> list[Epoch]:
-    state = folder.load()
+def _resumed(learner: Learner, folder: Folder, team: Team) -> list[Epoch]:
+    state: State | None = first(team, folder.load)
     if state is None:
         return []
     learner.load(state, folder.path)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from art_lowrank.attack.oracle import evaluating
-from art_lowrank.training.adversaries import Adversary, Logits
+from art_lowrank.training.adversaries import Adversary, Logits, placed
+from art_lowrank.training.moves import Place
+from art_lowrank.training.team import ALONE, Team, together
 
 
 class Right(NamedTuple):
@@ -25,19 +27,47 @@ class Right(NamedTuple):
 
 
 def measured(
-    model: nn.Module, logits: Logits, x: Tensor, y: Tensor, adversary: Adversary | None = None, batch: int = 512
+    model: nn.Module,
+    logits: Logits,
+    x: Tensor,
+    y: Tensor,
+    adversary: Adversary | None = None,
+    batch: int = 512,
+    team: Team = ALONE,
 ) -> Right:
-    """Evaluate in evaluation mode; images that are wrong before the attack are not robust."""
-    place = next(model.parameters()).device
-    clean, robust = [], []
-    with evaluating(model):
-        for start in range(0, len(x), batch):
-            images, labels = x[start : start + batch].to(place), y[start : start + batch].to(place)
-            found = right(logits, images, labels)
-            clean.append(found.cpu())
-            if adversary is not None:
-                robust.append((found & right(logits, adversary(logits, images, labels, start), labels)).cpu())
-    return Right(torch.cat(clean), torch.cat(robust) if robust else None)
+    """Evaluate in evaluation mode; images that are wrong before the attack are not robust.
+
+    Each process of a team takes every so manieth image, and all get to know of all.
+    """
+    rows = torch.arange(len(x))
+
+    def mine() -> Tensor:
+        parts = [torch.zeros(0, 2, dtype=torch.bool)]
+        with evaluating(model):
+            for start in range(0, len(x), batch):
+                some = slice(start + team.rank, min(start + batch, len(x)), team.size)
+                if len(rows[some]):
+                    parts.append(_judged(model, logits, x[some], y[some], adversary, Place(rows[some]), start))
+        return torch.cat(parts)
+
+    parts, found = together(team, mine), torch.zeros(len(x), 2, dtype=torch.bool)
+    inside = rows % batch % team.size  # which process had them
+    for rank, part in enumerate(parts):
+        found[inside == rank] = part
+    return Right(found[:, 0], None if adversary is None else found[:, 1])
+
+
+def _judged(
+    model: nn.Module, logits: Logits, x: Tensor, y: Tensor, adversary: Adversary | None, place: Place, number: int
+) -> Tensor:
+    """Which images of a batch are right, and right under attack too, (n, 2)."""
+    device = next(model.parameters()).device
+    x, y = x.to(device), y.to(device)
+    clean = right(logits, x, y)
+    if adversary is None:
+        return torch.stack([clean, clean], 1).cpu()
+    robust = clean & right(logits, placed(adversary, place)(logits, x, y, number), y)
+    return torch.stack([clean, robust], 1).cpu()
 
 
 def fingerprint(*tensors: Tensor) -> str:

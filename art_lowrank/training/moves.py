@@ -78,10 +78,19 @@ class Moves(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the images of a batch stand in the data set, and how they were moved since."""
+    """Where the images of a batch stand in the data set, and how they were moved since.
+
+    done    how many images of the epoch all processes have had with this batch; None where nobody counts
+    """
 
     indices: Tensor
     moves: Moves | None = None
+    done: int | None = None
+
+    def rows(self, index: Tensor) -> Place:
+        """The place of some of the images."""
+        moves = None if self.moves is None else self.moves.rows(index)
+        return self._replace(indices=self.indices[index], moves=moves)
 
 
 def _taken(values: Tensor, places: Tensor, axis: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from art_lowrank.attack.oracle import evaluating
 from art_lowrank.training.adversaries import Adversary, Logits
 from art_lowrank.training.moves import Place
+from art_lowrank.training.team import ALONE, Team, share_of, together
 from art_lowrank.training.warm_start import Warm
 
 OBJECTIVES = ("standard", "madry", "trades")
@@ -64,20 +65,26 @@ class Objective:
         return Judged(self.loss(clean, y) + self.beta * apart, _right(moved, y))
 
     def at(self, place: Place | None) -> Objective:
-        """The objective for the images at these places: another one only for an adversary that remembers them."""
-        if place is None or not isinstance(self.adversary, Warm):
-            return self
-        return replace(self, adversary=self.adversary.at(place))
+        """The objective for the images at these places: another one only where the adversary asks for them."""
+        moved = getattr(self.adversary, "at", None)
+        return self if place is None or moved is None else replace(self, adversary=moved(place))
 
     @contextmanager
-    def epoch(self, number: int) -> Iterator[None]:
+    def epoch(self, number: int, team: Team = ALONE) -> Iterator[None]:
         """The time of one epoch; what the adversary remembers of it counts if nothing is raised."""
-        if not isinstance(self.adversary, Warm):
+        warm = self.adversary
+        if not isinstance(warm, Warm):
             yield
             return
-        self.adversary.begin(number)
+        together(team, lambda: warm.begin(number))
         yield
-        self.adversary.store.commit()
+        together(team, warm.store.commit)
+
+    def share(self, place: Place | None, n: int, team: Team) -> Tensor | None:
+        """Which images of a batch are this process's: any, or those of which its store keeps perturbations."""
+        if isinstance(self.adversary, Warm) and place is not None and team.size > 1:
+            return (place.indices.cpu() % team.size == team.rank).nonzero().flatten()
+        return share_of(team, n)
 
     def _judged(self, outputs: Tensor, y: Tensor) -> Judged:
         return Judged(self.loss(outputs, y), _right(outputs, y))

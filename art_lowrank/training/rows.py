@@ -17,7 +17,7 @@ import numpy.typing as npt
 from art_lowrank.files import sync_folder
 
 HEADER, CHUNK, MANY = 4096, 1 << 24, 1 << 14  # bytes, bytes, rows
-NAME, WRITING = "epoch-{:06d}.perturbations", "writing.perturbations"
+NAME, WRITING = "epoch-{:06d}{}.perturbations", "writing{}.perturbations"  # behind them, which shard of how many
 FORMAT = "art_lowrank perturbations 1"
 Halves = npt.NDArray[np.float16]
 Flags = npt.NDArray[np.bool_]
@@ -85,13 +85,6 @@ def check(path: Path, header: Header) -> None:
             )
 
 
-def fill(rows: Rows, before: Rows) -> None:
-    """Where a row was not written, what was there before."""
-    missed = np.flatnonzero(before.seen & ~rows.seen)
-    for some in np.array_split(missed, range(MANY, len(missed), MANY)):
-        rows.values[some], rows.seen[some] = before.values[some], True
-
-
 def sync(rows: Rows) -> None:
     """On disk when this returns."""
     for part in rows:
@@ -101,7 +94,7 @@ def sync(rows: Rows) -> None:
 
 def files_in(folder: Path) -> list[Path]:
     """The perturbations that are kept in a folder."""
-    return sorted(folder.glob(NAME.replace("{:06d}", "*")))
+    return sorted(folder.glob(NAME.format(0, "").replace("000000", "*")))
 
 
 def number_of(file: Path) -> int:
@@ -110,19 +103,24 @@ def number_of(file: Path) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def erase(folder: str | os.PathLike[str], but: int | None = None) -> None:
-    """Delete the perturbations kept in a folder, but those of one epoch; the folder is made if need be."""
+def erase(folder: str | os.PathLike[str], but: int | None = None, of: int = 1) -> None:
+    """Delete the perturbations kept in a folder, but those of one epoch; the folder is made if need be.
+
+    Of several processes each may do it: none takes away what another one of `of` is writing.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{folder} cannot be a folder for perturbations ({error}); give another") from error
-    for file in (*files_in(folder), folder / WRITING):
-        if but is None or file.name != NAME.format(but):
-            try:
-                file.unlink(missing_ok=True)
-            except OSError as error:
-                raise OSError(f"{file} cannot be deleted ({error}); give another folder") from error
+    theirs = f"-of-{of}." if of > 1 and but is not None else None
+    done, begun = files_in(folder), folder.glob(WRITING.format("*"))
+    lost = [file for file in done if not but or number_of(file) != but]
+    for file in (*lost, *(file for file in begun if theirs is None or theirs not in file.name)):
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise OSError(f"{file} cannot be deleted ({error}); give another folder") from error
 
 
 def renamed(file: Path, name: Path) -> None:

@@ -18,13 +18,16 @@ from art_lowrank.record import versions
 from art_lowrank.statistics import Interval
 from art_lowrank.training import card
 from art_lowrank.training.adversaries import Adversary, Pgd, SingleStep
-from art_lowrank.training.checkpoint import BEST, LAST, Folder, load_weights, read_weights, reason
+from art_lowrank.training.checkpoint import BEST, LAST, Folder, load_weights, ranks_before, read_weights, reason
 from art_lowrank.training.data import Data, load
+from art_lowrank.training.distributed import leave, precision_here, team_here
 from art_lowrank.training.learner import Epoch, Learner
 from art_lowrank.training.loop import Course, best_of, shuffled, train
 from art_lowrank.training.measure import Right, fingerprint, measured
 from art_lowrank.training.methods import DENSE, attach, options_of
 from art_lowrank.training.objectives import Objective
+from art_lowrank.training.precision import check_precision, precision_of
+from art_lowrank.training.team import ALONE, Team, check_same, first, in_turn
 from art_lowrank.training.warm_loop import check_warm, remembering, watch_of
 from art_lowrank.training.warm_start import WarmStart
 from art_lowrank.weights import factorize, ranks_of
@@ -58,29 +61,40 @@ class Recipe:
     batch_size: int = 128
     patience: int | None = None
     seed: int = 0
+    precision: str = "float32"
+
+    def asked(self) -> dict[str, Any]:
+        """What a checkpoint belongs to; the usual precision goes without saying."""
+        found = asdict(self)
+        return found if self.precision != "float32" else {name: found[name] for name in found if name != "precision"}
 
 
 def main(recipe: Recipe, out: Path, resume: bool, verbose: bool, say: Callable[[str], Any] = print) -> None:
-    """Train, or go on; then measure the best weights and write the card."""
+    """Train, or go on; then measure the best weights and write the card. Processes launched together share the work."""
+    recipe = replace(recipe, precision=precision_here(recipe.precision))
     check(recipe)
-    data = load(recipe.data, recipe.data_folder)
-    folder = Folder(out, {**asdict(recipe), "images": fingerprint(data.train.x, data.train.y)})
-    before = folder.load() if resume else None
-    learner = learner_of(recipe, data, before["ranks"] if before else None)
+    team = team_here()
+    say = say if team.rank == 0 else lambda _: None
+    data = in_turn(team, lambda: load(recipe.data, recipe.data_folder))
+    folder = Folder(out, {**recipe.asked(), "images": fingerprint(data.train.x, data.train.y)})
+    check_same(team, "trainings", dict(folder.asked))
+    learner = learner_of(recipe, data, first(team, lambda: ranks_before(folder) if resume else None), team)
     if recipe.warm_start:
-        learner = warm(recipe, learner, data, folder, resume)
+        learner = warm(recipe, learner, data, folder, resume, team)
     device = next(learner.model.parameters()).device
-    batches = shuffled(data.train.x, data.train.y, recipe.batch_size, recipe.seed, device)
+    x, y = data.train
+    batches = shuffled(x, y, recipe.batch_size, recipe.seed, device, even=recipe.warm_start)
 
     def validate() -> dict[str, float]:
-        return measured(learner.model, learner.model, *data.validation, adversary_of(recipe)).shares()
+        return measured(learner.model, learner.model, *data.validation, adversary_of(recipe), team=team).shares()
 
     course = Course(recipe.epochs, recipe.seed, recipe.patience, verbose)
-    ranks = ranks_of(learner.model) or "full"
-    say(f"{len(data.train.x)} images of {recipe.data}, method {recipe.method}, ranks {ranks}")
-    history = train(learner, batches, course, validate, folder, resume)
-    best_weights(learner.model, out / BEST)
-    finish(recipe, learner, data, history, out, say)
+    ranks, processes = ranks_of(learner.model) or "full", f", {team.size} processes" if team.size > 1 else ""
+    say(f"{len(x)} images of {recipe.data}, method {recipe.method}, ranks {ranks}{processes}")
+    history = train(learner, batches, course, validate, folder, resume, team)
+    load_weights(learner.model, first(team, lambda: read_weights(out / BEST)), out / BEST)
+    finish(recipe, learner, data, history, out, say, team)
+    leave(team)
 
 
 def check(recipe: Recipe) -> None:
@@ -89,6 +103,7 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"tighten is {recipe.tighten!r}; give a share of all steps in [0, 1]")
     if recipe.steps < 1:
         raise ValueError(f"steps is {recipe.steps}; give at least 1 gradient")
+    check_precision(recipe.precision)
     objective = Objective(recipe.objective, adversary_of(recipe), recipe.beta)
     if recipe.warm_start and recipe.objective == "standard":
         raise ValueError("--warm-start needs an attack; give --objective madry or --objective trades")
@@ -98,13 +113,19 @@ def check(recipe: Recipe) -> None:
 
 
 def finish(
-    recipe: Recipe, learner: Learner, data: Data, history: list[Epoch], out: Path, say: Callable[[str], Any]
+    recipe: Recipe,
+    learner: Learner,
+    data: Data,
+    history: list[Epoch],
+    out: Path,
+    say: Callable[[str], Any],
+    team: Team,
 ) -> None:
     """Measure on test images and write the card."""
-    results = tested(recipe, learner, data)
+    results = tested(recipe, learner, data, team)
     known = {**asdict(recipe), "epochs_run": len(history), "best_epoch": best_of(history) + 1}
     found = card.card_of(learner.model, known, results, versions("art-lowrank", "torch"))
-    card.write(found, out)
+    first(team, lambda: card.write(found, out))
     for name, interval in found["accuracy"].items():
         say(f"{name:24s} {Interval(*interval).percent()}")
     say(f"{100 * found['parameters']['share']:.1f} % of the parameters are stored")
@@ -113,8 +134,10 @@ def finish(
     say(f"Model card: {out / 'card.md'}\nBest weights: {out / BEST}\nLast state: {out / LAST}")
 
 
-def learner_of(recipe: Recipe, data: Data, ranks: dict[str, int] | None) -> Learner:
+def learner_of(recipe: Recipe, data: Data, ranks: dict[str, int] | None, team: Team = ALONE) -> Learner:
     """The model, factorised, with its optimizer, method and schedule. Ranks of a run that is resumed are given."""
+    if ranks is None and team.size > 1:  # which follow from activations, and these from a machine's rounding
+        ranks = first(team, lambda: ranks_of(learner_of(recipe, data, None).model))
     kind = {"condlr": {"max_cond": recipe.max_cond}, "dlrt": {"keep": recipe.keep}}.get(recipe.method, {})
     options = options_of(recipe.method, kind)
     objective = Objective(recipe.objective, adversary_of(recipe), recipe.beta)
@@ -131,14 +154,15 @@ def learner_of(recipe: Recipe, data: Data, ranks: dict[str, int] | None) -> Lear
         options["over"] = round(recipe.tighten * recipe.epochs * -(-len(data.train.x) // recipe.batch_size))
     handles = attach(recipe.method, model, optimizer, options)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
-    return Learner(model, model, optimizer, objective, handles, schedule)
+    precision = precision_of(recipe.precision, next(model.parameters()).device)
+    return Learner(model, model, optimizer, objective, handles, schedule, precision=precision)
 
 
-def warm(recipe: Recipe, learner: Learner, data: Data, folder: Folder, resume: bool) -> Learner:
+def warm(recipe: Recipe, learner: Learner, data: Data, folder: Folder, resume: bool, team: Team = ALONE) -> Learner:
     """The same, from stored perturbations that lie beside the checkpoint; validation images watch over it."""
     settings, x = WarmStart(), data.train.x
     place, name = folder.path / "perturbations", fingerprint(x, data.train.y)
-    objective = remembering(learner.objective, settings, len(x), tuple(x.shape[1:]), place, name, resume)
+    objective = remembering(learner.objective, settings, len(x), tuple(x.shape[1:]), place, name, resume, team)
     return replace(learner, objective=objective, watch=watch_of(learner.objective, settings, data.validation))
 
 
@@ -229,16 +253,12 @@ def rank_of(text: str) -> int | float | str:
     return rank
 
 
-def tested(recipe: Recipe, learner: Learner, data: Data) -> dict[str, Right]:
+def tested(recipe: Recipe, learner: Learner, data: Data, team: Team) -> dict[str, Right]:
     """Clean accuracy, and that under 40 steps at full rank and at a tenth of it, on the first test images."""
     x, y = data.test.x[:TESTED], data.test.y[:TESTED]
     found = {}
     for rank in ("full", 0.1):
         name = f"lowrank-pgd[power] {recipe.norm} eps={recipe.eps:g} rank={rank} N=40"
-        found[name] = measured(learner.model, learner.model, x, y, Pgd(recipe.eps, norm_of(recipe.norm), 40, rank))
+        attack = Pgd(recipe.eps, norm_of(recipe.norm), 40, rank)
+        found[name] = measured(learner.model, learner.model, x, y, attack, team=team)
     return found
-
-
-def best_weights(model: nn.Module, path: Path) -> None:
-    """Put the best epoch's weights into the model."""
-    load_weights(model, read_weights(path), path)

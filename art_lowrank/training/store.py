@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from art_lowrank.attack.checks import check_count
+from art_lowrank.attack.checks import check_count, is_whole
 from art_lowrank.attack.factors import Factors, identity, resolve_rank
 from art_lowrank.attack.start import gaussian
 from art_lowrank.training import rows as files
 from art_lowrank.training.adversaries import is_linf
 from art_lowrank.training.compress import EXTRA, ROUNDS, compressed
 from art_lowrank.training.moves import Moves
-from art_lowrank.training.rows import NAME, WRITING, Rows, erase, files_in, number_of, renamed
+from art_lowrank.training.rows import Rows, erase, files_in, number_of, renamed
+from art_lowrank.training.shards import Dealt, Shard, dealt, fill, opened
 
 ANY_UNIT = "eps"
 HALF = float(np.finfo(np.float16).max)
@@ -37,6 +38,7 @@ class PerturbationStore:
     path    a folder for a file an epoch, mapped into memory, of which the last two are kept; None: in memory
     unit    what the numbers are relative to, "l2 radius" or "linf radius"; "eps" goes with both
     data    a hash or a name of the images; like shape, rank and unit it has to agree with what files say
+    shard   (k, m): only images i with i % m == k, as one of m processes; each has a file of its own
     """
 
     def __init__(
@@ -48,9 +50,12 @@ class PerturbationStore:
         *,
         unit: str = ANY_UNIT,
         data: str = "",
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         """Check the numbers, and the files where there are any."""
         self.n, self.shape, self.dense = _whole("n", n), _shape(shape), rank == "full"
+        self.shard = _shard(shard, self.n)
+        self.held = self.shard.count(self.n)  # images
         c, h, w = self.shape
         self.rank = resolve_rank(rank if self.dense else _whole("rank", rank, " or 'full'"), h, w)
         self.width = c * h * w if self.dense else c * self.rank * (h + w)
@@ -73,7 +78,7 @@ class PerturbationStore:
             "data": data,
         }
         self._last: Rows | None = None  # of the epoch before, in memory
-        self._read: Rows | None = None
+        self._read: Dealt | None = None
         self._write: Rows | None = None
         kept = [] if self.path is None else files_in(self.path)
         for file in kept[-1:]:
@@ -84,12 +89,12 @@ class PerturbationStore:
     def __repr__(self) -> str:
         c, h, w = self.shape
         rank = "full" if self.dense else self.rank
-        return f"PerturbationStore({self.n} images of {c} x {h} x {w}, rank {rank}, {self.nbytes:,} bytes)"
+        return f"PerturbationStore({self.held} images of {c} x {h} x {w}, rank {rank}, {self.nbytes:,} bytes)"
 
     @property
     def nbytes(self) -> int:
         """Bytes of one epoch's perturbations; while an epoch runs there are those of the one before as well."""
-        return files.size_of(self.n, self.width)
+        return files.size_of(self.held, self.width)
 
     def begin(self, epoch: int, forget: bool = False) -> None:
         """Read what the epoch before has written (nothing, if it is to be forgotten), and write anew.
@@ -98,23 +103,24 @@ class PerturbationStore:
         """
         check_count("epoch", epoch, 0)
         if self._write is not None and self._write.seen.any():
-            done = f"{int(self._write.seen.sum())} of {self.n} images"
+            done = f"{int(self._write.seen.sum())} of {self.held} images"
             warnings.warn(f"an epoch was broken off after {done}; only whole epochs are kept", stacklevel=3)
-        self._read = files.empty(self.n, self.width) if forget or epoch == 0 else self._before(epoch)
+        self._read = dealt(self._empty(), self.shard) if forget or epoch == 0 else self._before(epoch)
         if self.path is None:
-            self._write = files.empty(self.n, self.width)
+            self._write = self._empty()
         else:
-            erase(self.path, but=epoch)
-            self._write = files.create(self.path / WRITING, self._header, self.n, self.width)
+            erase(self.path, epoch, self.shard.of)
+            header = self.shard.header(self._header)
+            self._write = files.create(self.path / self.shard.writing, header, self.held, self.width)
         self.epoch, self.found = epoch, 0
 
     def commit(self) -> None:
         """The end of an epoch. Rows it did not write stay as they were; the next epoch reads all of them."""
         read, write = self._begun()
-        files.fill(write, read)
+        fill(write, self.shard, read)
         files.sync(write)
         if self.path is not None:
-            renamed(self.path / WRITING, self.path / NAME.format(self.epoch + 1))
+            renamed(self.path / self.shard.writing, self.path / self.shard.name(self.epoch + 1))
         self._last, self._read, self._write, self.epoch = write, None, None, self.epoch + 1
 
     @property
@@ -124,7 +130,7 @@ class PerturbationStore:
 
     def seen(self, indices: Tensor) -> Tensor:
         """Which of the images have a perturbation of an epoch before."""
-        return torch.from_numpy(self._begun()[0].seen[self._places(indices)])
+        return torch.from_numpy(self._begun()[0].seen(self._places(indices)))
 
     def load(self, indices: Tensor, moves: Moves | None = None, size: tuple[int, int] | None = None) -> Factors:
         """Perturbations of the epoch before, moved with their images; zero for images not seen yet. In float32."""
@@ -147,8 +153,9 @@ class PerturbationStore:
             delta = delta if back is None else back.images(delta, size)
             with torch.autocast(delta.device.type, enabled=False):
                 factors = identity(delta) if self.dense else self._compressed(delta, places)
-        write.values[places] = self._packed(factors)
-        write.seen[places] = True
+        rows = self.shard.rows(places)
+        write.values[rows] = self._packed(factors)
+        write.seen[rows] = True
 
     def _compressed(self, delta: Tensor, places: Any) -> Factors:
         """From the factors before; images that have none, or none in some channel, start from random rows."""
@@ -167,7 +174,7 @@ class PerturbationStore:
 
     def _factors(self, places: Any) -> Factors:
         c, h, w = self.shape
-        flat = torch.from_numpy(self._begun()[0].values[places]).float().nan_to_num(0.0, 0.0, 0.0)
+        flat = torch.from_numpy(self._begun()[0].values(places)).float().nan_to_num(0.0, 0.0, 0.0)
         if self.dense:
             return identity(flat.view(-1, c, h, w))
         both = flat.view(-1, c, self.rank, h + w)
@@ -186,14 +193,17 @@ class PerturbationStore:
         if isinstance(given, Factors) and not self.dense and (rank := given.left.shape[-1]) != self.rank:
             raise ValueError(f"perturbations of rank {rank} do not fit a store of rank {self.rank}")
 
-    def _before(self, epoch: int) -> Rows:
+    def _empty(self) -> Rows:
+        return files.empty(self.held, self.width)
+
+    def _before(self, epoch: int) -> Dealt:
         """What the epoch before has written; if that is lost, attacks start from noise again, and it is said."""
         if self.path is None and self._last is not None and self.epoch == epoch:
-            return self._last
-        file = None if self.path is None else self.path / NAME.format(epoch)
-        if file is not None and file.exists():
-            return files.open_rows(file, self._header, self.n, self.width)
-        others = [] if self.path is None else [number_of(other) for other in files_in(self.path)]
+            return dealt(self._last, self.shard)
+        file = None if self.path is None else self.path / self.shard.name(epoch)
+        if self.path is not None and (found := opened(self.path, epoch, self.shard, self._header, self.n, self.width)):
+            return found
+        others = [] if self.path is None else sorted({number_of(other) for other in files_in(self.path)})
         if others:
             raise ValueError(
                 f"{file} is missing, the folder holds epochs {others}; give one of these numbers, or delete the files: "
@@ -201,7 +211,7 @@ class PerturbationStore:
             )
         lost = f"memory holds nothing of epoch {epoch}" if file is None else f"{file} is missing"
         warnings.warn(f"{lost}; attacks of epoch {epoch + 1} start from noise", stacklevel=4)
-        return files.empty(self.n, self.width)
+        return dealt(self._empty(), self.shard)
 
     def _places(self, indices: Tensor) -> Any:
         """Indices as numpy's, each within range."""
@@ -217,9 +227,11 @@ class PerturbationStore:
                 f"indices run from {int(given.min())} to {int(given.max())}; the store has {self.n} images: give it as "
                 "many as there are, or number a subset anew, Indexed(Subset(dataset, rows))"
             )
-        return given.cpu().numpy().astype(np.int64)
+        found = given.cpu().numpy().astype(np.int64)
+        self.shard.rows(found)
+        return found
 
-    def _begun(self) -> tuple[Rows, Rows]:
+    def _begun(self) -> tuple[Dealt, Rows]:
         if self._read is None or self._write is None:
             raise ValueError("no epoch is under way; call begin(epoch) before it and commit() after it")
         return self._read, self._write
@@ -234,6 +246,17 @@ def usual_rank(norm: float | str, height: int, width: int) -> int | str:
 def shape_of(factors: Factors) -> tuple[int, ...]:
     """(n, c, h, w) of the perturbations they are."""
     return (*factors.left.shape[:3], factors.right.shape[-1])
+
+
+def _shard(given: Any, n: int) -> Shard:
+    try:
+        number, of = given
+        fits = is_whole(number) and is_whole(of) and 0 <= number < of <= n
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"shard is {given!r}; give (number of a process, count of processes), the count up to n={n}")
+    return Shard(int(number), int(of))
 
 
 def _whole(name: str, value: Any, more: str = "") -> int:

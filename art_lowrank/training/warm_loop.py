@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from art_lowrank.attack.checks import check_count, check_labels, quoted
 from art_lowrank.attack.oracle import evaluating
 from art_lowrank.training.adversaries import is_linf
-from art_lowrank.training.loop import step_number
+from art_lowrank.training.chance import step_number
 from art_lowrank.training.moves import Moves, Place
 from art_lowrank.training.objectives import Objective
 from art_lowrank.training.overfitting import Watch
 from art_lowrank.training.rows import erase
 from art_lowrank.training.store import PerturbationStore, usual_rank
+from art_lowrank.training.team import ALONE, Team, together
 from art_lowrank.training.warm_start import Warm, WarmStart, unit_of
 
 HELD = 256  # images at most that watch over the training and are not trained on
@@ -57,22 +58,25 @@ def remembering(
     path: str | PathLike[str] | None,
     data: str,
     resume: bool = True,
+    team: Team = ALONE,
 ) -> Objective:
     """The objective with a store in place of its attack, in the attack's ball.
 
     shape   of the images before augmentation, if the settings name no other height and width
     path    a folder for the store, if the settings name none
     resume  False deletes what is in the folder
+    team    the processes that train together; each keeps the perturbations of its own images
     """
     eps, norm, clip = ball_of(objective)
     folder = path if settings.path is None else settings.path
     if folder is not None and not resume:
-        erase(folder)
+        together(team, lambda: erase(folder))
     if len(shape) != 3:
         raise ValueError(f"samples of shape {shape} are no images (channels, height, width); leave warm_start out")
     height, width = settings.frame or shape[1:]
     rank = usual_rank(norm, height, width) if settings.rank is None else settings.rank
-    store = PerturbationStore(n, (shape[0], height, width), rank, folder, unit=unit_of(norm), data=data)
+    whole, shard = (shape[0], height, width), (team.rank, team.size)
+    store = PerturbationStore(n, whole, rank, folder, unit=unit_of(norm), data=data, shard=shard)
     return replace(objective, adversary=Warm(store, eps, norm, settings, clip))
 
 

@@ -18,8 +18,8 @@ from art_lowrank.attack.checks import check_clip, check_count, check_images, is_
 from art_lowrank.attack.factors import Factors
 from art_lowrank.attack.norms import L2, Linf
 from art_lowrank.attack.power import climbed
-from art_lowrank.attack.start import gaussian
 from art_lowrank.training.adversaries import Logits, boxed, direction, inside, is_linf, lengths, loss_gradient, noise
+from art_lowrank.training.chance import normal
 from art_lowrank.training.moves import Place, Size, is_size
 from art_lowrank.training.store import ANY_UNIT, PerturbationStore
 
@@ -106,13 +106,14 @@ class Warm:
 
     def at(self, place: Place) -> At:
         """The attack on the images at these places."""
-        return At(self, place, self.radius(len(place.indices)))
+        return At(self, place, self.radius(len(place.indices), place.done))
 
-    def radius(self, images: int) -> float:
-        """The radius for so many images more."""
+    def radius(self, images: int, done: int | None = None) -> float:
+        """The radius for so many images more; `done` counts them and all before in the epoch, where somebody does."""
         if not self.settings.ramp:
             return self.eps
-        return self.eps * min(1.0, (self.store.progress + images / self.store.n) / self.settings.ramp)
+        epochs = self.store.progress + images / self.store.n if done is None else self.store.epoch + done / self.store.n
+        return self.eps * min(1.0, epochs / self.settings.ramp)
 
 
 @dataclass(frozen=True)
@@ -155,19 +156,20 @@ class At:
         """What is stored, in the ball of radius 1 and in l2 on its sphere; noise where there is nothing."""
         found, norm = self._loaded(x).dense(), self.warm.norm
         start, blank = inside(found, norm) if is_linf(norm) else direction(found, norm), _blank(found)
-        return torch.where(blank, noise(x, norm, number), start) if bool(blank.any()) else start
+        return torch.where(blank, noise(x, norm, number, self.place.indices), start) if bool(blank.any()) else start
 
     def _factors(self, x: Tensor, number: int) -> Factors:
         """The same as factors."""
         found = self._loaded(x)
         blank = _blank(found.left) | _blank(found.right)
         if bool(blank.any()):
-            drawn = (gaussian(tuple(part.shape), number, k, part) for k, part in enumerate(found))
+            rows = self.place.indices
+            drawn = (normal(rows, tuple(part.shape[1:]), number, 1 + k, part) for k, part in enumerate(found))
             found = Factors(*(torch.where(blank, new, old) for new, old in zip(drawn, found, strict=True)))
         return found.scaled(1 / lengths(found.dense()).flatten())
 
     def _loaded(self, x: Tensor) -> Factors:
-        store, (indices, moves) = self.warm.store, self.place
+        store, (indices, moves, _) = self.warm.store, self.place
         height, width = x.shape[-2:]
         if moves is None and tuple(x.shape[1:]) != store.shape:
             raise ValueError(

@@ -16,7 +16,7 @@ from art_lowrank.attack.lowrank import run
 from art_lowrank.attack.options import Options
 from art_lowrank.attack.oracle import ModelOracle
 from art_lowrank.training.adversaries import Adversary, Logits, boxed, direction, inside, loss_gradient, noise
-from art_lowrank.training.loop import STRIDE
+from art_lowrank.training.chance import STRIDE
 from art_lowrank.training.methods import attach
 from art_lowrank.weights import Handle, factorize, ranks_of
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from warm_tasks import Task
 
 from art_lowrank.training.adversaries import Adversary, Logits, boxed, direction, inside, loss_gradient, noise
-from art_lowrank.training.loop import STRIDE
+from art_lowrank.training.chance import STRIDE
 from art_lowrank.training.store import PerturbationStore
 from art_lowrank.training.warm_start import Warm, WarmStart
 

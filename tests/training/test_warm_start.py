@@ -59,7 +59,7 @@ def epoch(adversary, model, x, y, number, place=None):
 def test_epochs_on_a_net_that_stands_still_are_the_steps_of_one_attack(images, clip):
     """With whole perturbations stored, k epochs of one step are one PGD of k steps, but for float16."""
     x, y = images
-    model, adversary, delta = net(), warm("inf", "full", clip=clip), noise(x, "inf", 5)
+    model, adversary, delta = net(), warm("inf", "full", clip=clip), noise(x, "inf", 5, ALL)
     for number in range(4):
         moved = x + EPS * delta if clip is None else (x + EPS * delta).clamp(*clip)
         delta = inside(delta + 0.75 * direction(loss_gradient(model, moved, y), "inf"), "inf")
@@ -139,7 +139,7 @@ def test_piggyback_stores_the_step_of_the_weights_gradient(images):
     adversary.begin(0)
     found = adversary.at(Place(ALL))(model, x, y, 5)
     assert found.requires_grad
-    start = noise(x, "inf", 5)
+    start = noise(x, "inf", 5, ALL)
     assert torch.allclose(found.detach(), x + EPS * start)
     loss = cross_entropy(model(found), y)
     assert not adversary.store._write.seen.any()
