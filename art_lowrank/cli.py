@@ -129,6 +129,13 @@ def train(out: Path, resume: bool, quiet: bool, **settings: Any) -> None:
 @click.option("--leaderboard", is_flag=True, help="Write RobustBench's JSON and .pt of adversarial images too.")
 @click.option("--retry", is_flag=True, help="Run cells again that failed before.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="This process, or a Ray cluster.")
+@click.option(
+    "--address", default=None, help="Of the Ray cluster: auto, HOST:PORT.  [default: $RAY_ADDRESS, else here]"
+)
+@click.option("--workers", type=int, default=None, help="On Ray at most so many.  [default: as many as fit]")
+@click.option("--cpus", type=float, default=None, help="CPUs a worker on Ray.  [default: 1]")
+@click.option("--gpus", type=float, default=None, help="GPUs a worker on Ray, 0.5 too.  [default: 1 if there are any]")
 def evaluate(out: Path, plan: Path | None, leaderboard: bool, retry: bool, quiet: bool, **given: Any) -> None:
     """Attack models and print how many images hold; the folder keeps every outcome.
 
@@ -146,8 +153,16 @@ def evaluate(out: Path, plan: Path | None, leaderboard: bool, retry: bool, quiet
     """
     from art_lowrank.evaluate.command import run_evaluation
 
-    chosen = {name: value for name, value in given.items() if value is not None and value != ()}
-    click.get_current_context().exit(run_evaluation(out, plan, chosen, leaderboard, retry, not quiet, click.echo))
+    engine, chosen = given.pop("engine"), {name: v for name, v in given.items() if v is not None and v != ()}
+    cluster: dict[str, Any] = {
+        name: chosen.pop(name) for name in ("address", "workers", "cpus", "gpus") if name in chosen
+    }
+    if cluster and engine != "ray":
+        raise click.UsageError(f"--{next(iter(cluster))} is for clusters; give --engine ray with it")
+    code = run_evaluation(
+        out, plan, chosen, leaderboard, retry, not quiet, click.echo, cluster if engine == "ray" else None
+    )
+    click.get_current_context().exit(code)
 
 
 @main.command(context_settings={"show_default": True})

@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from art_lowrank.evaluate.outcome import IMAGES, RECORDS, failed
-from art_lowrank.evaluate.plan import plan_of, read_plan
+from art_lowrank.evaluate.plan import Plan, plan_of, read_plan
 from art_lowrank.evaluate.published import published
 from art_lowrank.evaluate.run import Evaluation, evaluate
 from art_lowrank.evaluate.table import lines, rows_of
+from art_lowrank.evaluate.work import Engine, one_by_one
 
 FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 DONE, CANNOT, FAILED, INTERRUPTED = 0, 1, 3, 130
@@ -28,11 +29,12 @@ def run_evaluation(
     retry: bool,
     verbose: bool,
     say: Callable[[str], Any] = print,
+    cluster: Mapping[str, Any] | None = None,
 ) -> int:
-    """Evaluate, print, and return the exit code."""
+    """Evaluate, print, and return the exit code; `cluster` has the options of `OnRay`, None is this process."""
     try:
         plan = read_plan(path, given) if path else plan_of(given, "the flags")
-        found = evaluate(plan, out, retry=retry, verbose=verbose)
+        found = evaluate(plan, out, retry=retry, verbose=verbose, engine=engine_of(plan, cluster))
         show(found, out, say)
         say(f"A page of it: {shlex.join(['art-lowrank', 'report', str(out)])}")
         if leaderboard:
@@ -50,6 +52,15 @@ def run_evaluation(
     except (ValueError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     return FAILED if found.failures else DONE
+
+
+def engine_of(plan: Plan, cluster: Mapping[str, Any] | None) -> Engine:
+    """Where cells are run."""
+    if cluster is None:
+        return one_by_one
+    from art_lowrank.evaluate.ray import OnRay
+
+    return OnRay(plan, **cluster)
 
 
 def said(error: OSError, out: Path) -> str:
