@@ -129,6 +129,9 @@ def train(out: Path, resume: bool, quiet: bool, **settings: Any) -> None:
 @click.option("--leaderboard", is_flag=True, help="Write RobustBench's JSON and .pt of adversarial images too.")
 @click.option("--retry", is_flag=True, help="Run cells again that failed before.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option(
+    "--plan-only", is_flag=True, help="Say what it would take, from a trial of a minute at most; run nothing."
+)
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="This process, or a Ray cluster.")
 @click.option(
     "--address", default=None, help="Of the Ray cluster: auto, HOST:PORT.  [default: $RAY_ADDRESS, else here]"
@@ -151,7 +154,7 @@ def evaluate(out: Path, plan: Path | None, leaderboard: bool, retry: bool, quiet
     Ends with 0 if all went well, 1 if it could not begin or write, 2 for wrong flags, 3 if a model or an attack failed
     (the rest is done, the reason is in the record), 130 when interrupted.
     """
-    from art_lowrank.evaluate.command import run_evaluation
+    from art_lowrank.evaluate.command import run_evaluation, run_forecast
 
     engine, chosen = given.pop("engine"), {name: v for name, v in given.items() if v is not None and v != ()}
     cluster: dict[str, Any] = {
@@ -159,9 +162,11 @@ def evaluate(out: Path, plan: Path | None, leaderboard: bool, retry: bool, quiet
     }
     if cluster and engine != "ray":
         raise click.UsageError(f"--{next(iter(cluster))} is for clusters; give --engine ray with it")
-    code = run_evaluation(
-        out, plan, chosen, leaderboard, retry, not quiet, click.echo, cluster if engine == "ray" else None
-    )
+    where = cluster if engine == "ray" else None
+    if chosen.pop("plan_only"):
+        code = run_forecast(out, plan, chosen, retry, click.echo, where)
+    else:
+        code = run_evaluation(out, plan, chosen, leaderboard, retry, not quiet, click.echo, where)
     click.get_current_context().exit(code)
 
 

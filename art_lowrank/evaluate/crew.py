@@ -79,6 +79,7 @@ class Run:
     running: dict[str, ExitStack] = field(default_factory=dict)  # cells at work, with the locks on them
     deaths: Counter[str] = field(default_factory=Counter)
     sent: dict[str, Any] = field(default_factory=dict)  # models that are not to be had elsewhere, on the cluster
+    kept: dict[str, str] = field(default_factory=dict)  # models that cannot be sent, and why
 
     def cells(self) -> Iterator[Cell]:
         """Each cell when it is done, by whomever."""
@@ -163,9 +164,11 @@ class Run:
         if cell.model in self.sent:
             why = f"{cell.model} cannot be opened on {said.host} ({said.why}); install there what it is made of"
             return Outcome(failure(cell, ValueError(why)), {})
-        try:
-            self.sent[cell.model] = self.crew.send(self.work.bench.subject(cell.model))
-        except Exception as error:  # of somebody else's model: it must not end the evaluation
-            why = f"{cell.model} is not on {said.host} ({said.why}), and cannot be sent there: {reason(error)}"
-            return Outcome(failure(cell, ValueError(why)), {})
-        return None
+        if cell.model not in self.kept:
+            try:
+                self.sent[cell.model] = self.crew.send(self.work.bench.subject(cell.model))
+                return None
+            except Exception as error:  # of somebody else's model: it must not end the evaluation
+                self.kept[cell.model] = reason(error)
+        why = f"{cell.model} is not on {said.host} ({said.why}), and cannot be sent there: {self.kept[cell.model]}"
+        return Outcome(failure(cell, ValueError(why)), {})

@@ -7,6 +7,7 @@ outcome back. Models and images are found by their names where the worker is; a 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -18,15 +19,17 @@ from typing import Any
 
 from art_lowrank.evaluate.bench import Subject
 from art_lowrank.evaluate.crew import Died, Member, handed_out
+from art_lowrank.evaluate.forecast import Kind
 from art_lowrank.evaluate.plan import Cell, Plan
 from art_lowrank.evaluate.sending import own_modules, packed
 from art_lowrank.evaluate.work import WAIT, Say, Work
-from art_lowrank.evaluate.worker import Worker
+from art_lowrank.evaluate.worker import Absent, Worker
 from art_lowrank.record import Record
 
 try:
     import ray
     from ray import cloudpickle
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
     raise ImportError(f"--engine ray needs Ray ({error}); pip install 'art-lowrank[distributed]'") from error
 
@@ -68,7 +71,28 @@ class OnRay:
         if not todo:
             return
         with connected(self.address):
-            yield from handed_out(todo, Crew(self._sized()), work, say)
+            asked = self._sized()
+            check_room(asked)
+            yield from handed_out(todo, Crew(asked), work, say)
+
+    def kinds(self, cells: Sequence[Cell]) -> list[Kind]:
+        """What cells take on every kind of machine of the cluster, tried on one of each; machines with GPUs by GPU."""
+        found = []
+        with connected(self.address):
+            sized = self._sized()
+            check_room(sized)
+            alike: dict[str, list[Any]] = {}
+            for node in machines(sized):
+                alike.setdefault(kind_of(node), []).append(node)
+            for nodes in alike.values():
+                actor = hired(sized, NodeAffinitySchedulingStrategy(nodes[0]["NodeID"], soft=False))
+                said = ray.get(actor.calibrate.remote(cells))
+                ray.kill(actor)
+                if isinstance(said, Absent):
+                    raise ValueError(f"{said.host} cannot use its {said.kind}: {said.why}; put it there too")
+                rooms = sum(room(node, sized) for node in nodes)
+                found.append(Kind(min(rooms, self.workers or rooms), said))
+        return found
 
     def _sized(self) -> OnRay:
         """With the GPUs of a worker decided."""
@@ -92,7 +116,7 @@ def connected(address: str | None) -> Iterator[None]:
         else:
             check_answer(address)
             ray.init(address=address, **QUIET)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
+    except (OSError, RuntimeError, ValueError, OverflowError, AssertionError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"no Ray cluster answers at {address or 'this machine'} ({lines[0][:200]}); start one there with ray start "
@@ -106,6 +130,9 @@ def connected(address: str | None) -> Iterator[None]:
 
 def check_answer(address: str) -> None:
     """Ray waits for ever for an address that is somebody else's; another process is asked first, and not for long."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
     code = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
     try:
         shown = subprocess.run(
@@ -125,21 +152,18 @@ class Crew:
         self.free: list[Member] = []
         self.busy: dict[Any, Member] = {}  # by what is waited for
         self._looked, self._seen = -float(LOOK), time.monotonic()
-        if not self._room():
-            wants = f"{asked.cpus:g} CPUs and {asked.gpus:g} GPUs"
-            raise ValueError(f"no machine of the Ray cluster has {wants} for a worker; give less, --cpus 1 --gpus 0")
 
     def hire(self, wanted: int) -> None:
         """More workers, as far as there is room; machines that join later are found."""
         if time.monotonic() - self._looked < LOOK:
             return
         self._looked, asked = time.monotonic(), self.asked
-        have, room = len(self.free) + len(self.busy), self._room()
-        kind = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, scheduling_strategy="SPREAD")(Worker)
-        for _ in range(have, min(room, wanted, asked.workers or room)):
-            actor = kind.remote(asked.plan, str(Path.cwd()), asked.gpus)
+        have = len(self.free) + len(self.busy)
+        rooms = sum(room(node, asked) for node in machines(asked))
+        for _ in range(have, min(rooms, wanted, asked.workers or rooms)):
+            actor = hired(asked, "SPREAD")
             self.busy[actor.about.remote()] = Member(actor)
-        if room or self.free:
+        if rooms or self.free:
             self._seen = time.monotonic()
         elif time.monotonic() - self._seen > ALONE:
             raise ValueError(f"the Ray cluster has had no machine for a worker for {ALONE} s; run the same again")
@@ -184,15 +208,34 @@ class Crew:
         for member in (*self.free, *self.busy.values()):
             ray.kill(member.actor)
 
-    def _room(self) -> int:
-        """How many workers the machines that are alive can hold."""
-        needs = {"CPU": self.asked.cpus, "GPU": self.asked.gpus or 0}
-        found = 0
-        for node in ray.nodes():
-            if node["Alive"]:
-                rooms = [int(node["Resources"].get(kind, 0) / need + 1e-9) for kind, need in needs.items() if need]
-                found += min(rooms, default=1)
-        return found
+
+def hired(asked: OnRay, where: Any) -> Any:
+    """A new worker, which starts as soon as there is room."""
+    kind = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, scheduling_strategy=where)(Worker)
+    return kind.remote(asked.plan, str(Path.cwd()), asked.gpus)
+
+
+def check_room(asked: OnRay) -> None:
+    """Refuse workers that no machine can hold."""
+    if not machines(asked):
+        wants = f"{asked.cpus:g} CPUs and {asked.gpus:g} GPUs"
+        raise ValueError(f"no machine of the Ray cluster has {wants} for a worker; give less, --cpus 1 --gpus 0")
+
+
+def machines(asked: OnRay) -> list[Any]:
+    """Those of the cluster that are alive and can hold a worker."""
+    return [node for node in ray.nodes() if node["Alive"] and room(node, asked)]
+
+
+def room(node: Any, asked: OnRay) -> int:
+    """How many workers a machine can hold."""
+    needs = {"CPU": asked.cpus, "GPU": asked.gpus or 0}
+    return min((int(node["Resources"].get(kind, 0) / need + 1e-9) for kind, need in needs.items() if need), default=1)
+
+
+def kind_of(node: Any) -> str:
+    """What is alike: machines with the same GPUs, or with none."""
+    return ",".join(sorted(name for name in node["Resources"] if name.startswith("accelerator_type:")))
 
 
 def last_line(error: BaseException) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 
 from art_lowrank.evaluate.bench import ALWAYS, Bench, ModelEntry, Subject, code_hash
+from art_lowrank.evaluate.calibration import Calibration, calibrate
 from art_lowrank.evaluate.catalog.attacks import attack_entry
 from art_lowrank.evaluate.catalog.data import data_entry
 from art_lowrank.evaluate.catalog.models import model_entry
@@ -64,7 +65,16 @@ class Worker:
                 return absent
         return run_cell(cell, self.bench, before)
 
-    def _learn(self, kind: str, cell: Cell, sent: bytes | None) -> Absent | None:
+    def calibrate(self, cells: Sequence[Cell]) -> Calibration | Absent:
+        """What cells take here."""
+        for cell in cells:
+            for kind in ("attack", "data", "model"):
+                absent = self._learn(kind, cell, None, keep=True)
+                if absent is not None:
+                    return absent
+        return calibrate(self.bench, cells)
+
+    def _learn(self, kind: str, cell: Cell, sent: bytes | None, keep: bool = False) -> Absent | None:
         """Take in what a name means here; None if that is what the driver means by it."""
         name, known = getattr(cell, kind), self._known(kind)
         if name in known or (kind == "attack" and name == CLEAN):
@@ -72,10 +82,10 @@ class Worker:
         try:
             found = self._entry(kind, name) if kind != "model" or sent is None else unpacked(name, cell, sent)
         except Exception as error:  # whatever a package of this machine does when it is asked
-            return Absent(kind, platform.node(), reason(error))
+            return Absent(kind, platform.node(), reason(error).partition("; ")[0].removeprefix(f"{name}: "))
         if found.meaning != cell.identity[kind]:
-            return Absent(kind, platform.node(), f"{name}: its files are not the same")
-        if kind == "model":
+            return Absent(kind, platform.node(), "its files are not the same")
+        if kind == "model" and not keep:
             known.clear()  # only one is held, and it may have come as many bytes
         known[name] = found
         return None
