@@ -124,6 +124,7 @@ def train(out: Path, resume: bool, quiet: bool, **settings: Any) -> None:
 @click.option("--no-images", "keep_images", flag_value=False, default=None, help="Keep no adversarial images.")
 @click.option("--batch-size", type=int, default=None, help="Halved where memory runs out.  [default: 128]")
 @click.option("--device", default=None, help="auto, cpu, cuda:0 ...  [default: auto]")
+@click.option("--precision", default=None, help="Of attacks that do not say: float32 or bf16.  [default: float32]")
 @click.option("--data-dir", default=None, help="Where RobustBench's data lie.  [default: data]")
 @click.option("--model-dir", default=None, help="Where RobustBench's weights lie.  [default: models]")
 @click.option("--leaderboard", is_flag=True, help="Write RobustBench's JSON and .pt of adversarial images too.")

@@ -161,9 +161,11 @@ class Run:
             raise ValueError(
                 f"the worker on {said.host} cannot use {name}: {said.why}; put it there too, at that place"
             )
-        if cell.model in self.sent:
+        if said.sent:
             why = f"{cell.model} cannot be opened on {said.host} ({said.why}); install there what it is made of"
             return Outcome(failure(cell, ValueError(why)), {})
+        if cell.model in self.sent:  # by what another worker said
+            return None
         if cell.model not in self.kept:
             try:
                 self.sent[cell.model] = self.crew.send(self.work.bench.subject(cell.model))

@@ -15,6 +15,7 @@ from art_lowrank.evaluate.bench import Bench
 from art_lowrank.evaluate.catalog.attacks import attack_entry
 from art_lowrank.evaluate.catalog.data import data_entry
 from art_lowrank.evaluate.catalog.models import model_entry
+from art_lowrank.evaluate.catalog.precision import lowered
 from art_lowrank.evaluate.outcome import failed
 from art_lowrank.evaluate.plan import CLEAN, Cell, Plan, cells_of, specs
 from art_lowrank.evaluate.store import Store
@@ -72,7 +73,7 @@ def bench_of(plan: Plan) -> Bench:
         [model_entry(spec, plan.model_dir) for spec in specs(plan.models, "models")],
         [data_entry(spec, plan.data_dir) for spec in specs(plan.data, "data")],
         [
-            attack_entry(spec, plan.norm, plan.eps)
+            attack_entry(lowered(spec, plan.precision), plan.norm, plan.eps)
             for spec in specs(plan.attacks or (), "attacks")
             if spec.text != CLEAN
         ],

@@ -38,6 +38,7 @@ class Absent(NamedTuple):
     kind: str  # "model", "data" or "attack"
     host: str
     why: str
+    sent: bool = False  # it came from the driver, and could not be opened
 
 
 class Worker:
@@ -82,7 +83,8 @@ class Worker:
         try:
             found = self._entry(kind, name) if kind != "model" or sent is None else unpacked(name, cell, sent)
         except Exception as error:  # whatever a package of this machine does when it is asked
-            return Absent(kind, platform.node(), reason(error).partition("; ")[0].removeprefix(f"{name}: "))
+            why = reason(error).partition("; ")[0].removeprefix(f"{name}: ")
+            return Absent(kind, platform.node(), why, sent is not None)
         if found.meaning != cell.identity[kind]:
             return Absent(kind, platform.node(), "its files are not the same")
         if kind == "model" and not keep:
