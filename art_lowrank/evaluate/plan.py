@@ -50,6 +50,7 @@ class Plan:
     batch_size: int = 128
     device: str = "auto"
     precision: str = "float32"
+    channels_last: bool = False
     data_dir: str = "data"
     model_dir: str = "models"
 
@@ -82,7 +83,7 @@ class Plan:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; give a whole number >= {least}")
-        for name in ("survivors", "keep_images"):
+        for name in ("survivors", "keep_images", "channels_last"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give true or false")
 

@@ -80,6 +80,7 @@ def bench_of(plan: Plan) -> Bench:
         device=device,
         batch_size=plan.batch_size,
         keep_images=plan.keep_images,
+        channels_last=plan.channels_last,
     )
 
 

@@ -52,7 +52,13 @@ class Worker:
         if device.type == "cuda" and 0 < share < 1:
             torch.cuda.set_per_process_memory_fraction(share)
         self.plan = plan
-        self.bench = Bench([], [], [], device=device, batch_size=plan.batch_size, keep_images=plan.keep_images)
+        self.bench = Bench(
+            *([], [], []),
+            device=device,
+            batch_size=plan.batch_size,
+            keep_images=plan.keep_images,
+            channels_last=plan.channels_last,
+        )
 
     def about(self) -> About:
         """What the driver compares with itself."""
