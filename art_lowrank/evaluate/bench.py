@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -123,11 +123,13 @@ class Bench:
         device: torch.device,
         batch_size: int,
         keep_images: bool = True,
+        channels_last: bool = False,
     ) -> None:
         self.models = {entry.text: entry for entry in models}
         self.data = {entry.text: entry for entry in data}
         self.attacks = {entry.text: entry for entry in attacks}
         self.device, self.batch_size, self.keep_images = device, batch_size, keep_images
+        self.layout = torch.channels_last if channels_last else torch.preserve_format
         self._subject: tuple[str, Subject] | None = None
         self._failed: dict[str, tuple[BaseException, TracebackType | None]] = {}
         self._images: tuple[tuple[Any, ...], tuple[Images, str]] | None = None
@@ -137,7 +139,8 @@ class Bench:
         if name not in self._failed and (self._subject is None or self._subject[0] != name):
             self._subject = self._images = None  # before the next one is there: two may not fit into memory
             try:
-                self._subject = name, self.models[name].load(self.device)
+                found = self.models[name].load(self.device)
+                self._subject = name, replace(found, model=found.model.to(memory_format=self.layout))
             except (Exception, SystemExit) as error:
                 self._failed[name] = error, error.__traceback__
         if name in self._failed:  # by one way, the first time too, so that every record of it is the same

@@ -6,15 +6,19 @@ import errno
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from art_lowrank.evaluate.outcome import IMAGES, RECORDS, failed
-from art_lowrank.evaluate.plan import plan_of, read_plan
+from art_lowrank.evaluate.plan import Plan, plan_of, read_plan
 from art_lowrank.evaluate.published import published
 from art_lowrank.evaluate.run import Evaluation, evaluate
 from art_lowrank.evaluate.table import lines, rows_of
+from art_lowrank.evaluate.work import Engine, one_by_one
+
+if TYPE_CHECKING:
+    from art_lowrank.evaluate.forecast import Prober
 
 FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 DONE, CANNOT, FAILED, INTERRUPTED = 0, 1, 3, 130
@@ -28,11 +32,12 @@ def run_evaluation(
     retry: bool,
     verbose: bool,
     say: Callable[[str], Any] = print,
+    cluster: Mapping[str, Any] | None = None,
 ) -> int:
-    """Evaluate, print, and return the exit code."""
+    """Evaluate, print, and return the exit code; `cluster` has the options of `OnRay`, None is this process."""
     try:
         plan = read_plan(path, given) if path else plan_of(given, "the flags")
-        found = evaluate(plan, out, retry=retry, verbose=verbose)
+        found = evaluate(plan, out, retry=retry, verbose=verbose, engine=engine_of(plan, cluster))
         show(found, out, say)
         say(f"A page of it: {shlex.join(['art-lowrank', 'report', str(out)])}")
         if leaderboard:
@@ -50,6 +55,48 @@ def run_evaluation(
     except (ValueError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     return FAILED if found.failures else DONE
+
+
+def run_forecast(
+    out: Path,
+    path: Path | None,
+    given: Mapping[str, Any],
+    retry: bool,
+    say: Callable[[str], Any] = print,
+    cluster: Mapping[str, Any] | None = None,
+) -> int:
+    """Say what the evaluation is going to take; nothing is written."""
+    from art_lowrank.evaluate.forecast import forecast
+    from art_lowrank.evaluate.forecast import lines as forecast_lines
+
+    try:
+        plan = read_plan(path, given) if path else plan_of(given, "the flags")
+        found = forecast(plan, out, retry=retry, prober=None if cluster is None else prober_of(plan, cluster))
+        for line in forecast_lines(found):
+            say(line)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # nobody reads on
+        return CANNOT
+    except (OSError, ValueError, ImportError) as error:
+        raise click.ClickException(str(error)) from error
+    return FAILED if found.errors else DONE
+
+
+def prober_of(plan: Plan, cluster: Mapping[str, Any]) -> Prober:
+    """What tries cells on a cluster."""
+    from art_lowrank.evaluate.ray import OnRay
+
+    return OnRay(plan, **cluster).kinds
+
+
+def engine_of(plan: Plan, cluster: Mapping[str, Any] | None) -> Engine:
+    """Where cells are run."""
+    if cluster is None:
+        return one_by_one
+    from art_lowrank.evaluate.ray import OnRay
+
+    return OnRay(plan, **cluster)
 
 
 def said(error: OSError, out: Path) -> str:

@@ -206,4 +206,5 @@ CHECKS = (
     Check("RobustBench", "robustbench", "robustbench", _robustbench, INSTALL),
     Check("pictures", "matplotlib", "matplotlib", _imported("matplotlib"), "pip install matplotlib"),
     Check("accelerate", "accelerate", "accelerate", _imported("accelerate"), "pip install accelerate"),
+    Check("Ray", "ray", "ray", _imported("ray"), "pip install ray"),
 )  # fmt: skip

@@ -49,6 +49,8 @@ class Plan:
     keep_images: bool = True
     batch_size: int = 128
     device: str = "auto"
+    precision: str = "float32"
+    channels_last: bool = False
     data_dir: str = "data"
     model_dir: str = "models"
 
@@ -61,6 +63,10 @@ class Plan:
             object.__setattr__(self, "attacks", usual_attacks(self.norm, self.eps))
         for name in ("models", "attacks", "data", "seeds"):
             object.__setattr__(self, name, _several(name, getattr(self, name)))
+        if self.precision not in ("float32", "bf16"):
+            raise ValueError(
+                f"precision is {self.precision!r}; give float32 or bf16 (fp16: lowrank-pgd[precision=fp16])"
+            )
         self._check()
 
     def _check(self) -> None:
@@ -77,7 +83,7 @@ class Plan:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; give a whole number >= {least}")
-        for name in ("survivors", "keep_images"):
+        for name in ("survivors", "keep_images", "channels_last"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give true or false")
 

@@ -50,3 +50,8 @@ def net(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
     if name == "tiny":  # to try the script without a GPU
         return wide_resnet(10, 1), (8, 3, 32, 32)
     raise SystemExit(f"no net {name!r}; choose wrn-28-10, resnet-50 or tiny")
+
+
+def only(name: str) -> nn.Module:
+    """The net alone, as an evaluation asks for it: `nets:only[name=wrn-28-10]`."""
+    return net(name)[0]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from art_lowrank.evaluate.bench import Attack, AttackEntry, Found, Subject
 from art_lowrank.evaluate.catalog.curves import curve_entry
 from art_lowrank.evaluate.catalog.ours import ours_entry
+from art_lowrank.evaluate.catalog.precision import halved, split
 from art_lowrank.evaluate.reproducible import reproducible
 from art_lowrank.evaluate.spec import Spec, check_known, nearest
 from art_lowrank.evaluate.threat import Threat, norm_name, threat_of
@@ -25,11 +26,18 @@ UNKNOWN_STEPS = 100  # gradients of an attack that does not say
 
 def attack_entry(spec: Spec, norm: str, eps: float) -> AttackEntry:
     """The attack of that name; norm and eps count where the spec does not give its own."""
-    host, colon, name = spec.name.partition(":")
     if spec.name in ("lowrank-pgd", "lora-pgd"):
         return ours_entry(spec, norm, eps)
     if spec.name in ("rank-curve", "eps-curve"):
         return curve_entry(spec, norm, eps)
+    plain, half = split(spec)
+    entry = _foreign_entry(plain, norm, eps)
+    return halved(entry, spec) if half else entry
+
+
+def _foreign_entry(spec: Spec, norm: str, eps: float) -> AttackEntry:
+    """One of somebody else's."""
+    host, colon, name = spec.name.partition(":")
     if spec.words:
         raise ValueError(f"{spec}: {spec.words[0]!r} has no value; write {spec.words[0]}=...")
     if spec.name in AUTOATTACK:

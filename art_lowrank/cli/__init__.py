@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import click
 
 from art_lowrank import __version__
+from art_lowrank.cli.evaluate import evaluate
+from art_lowrank.cli.train import train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,118 +37,6 @@ def demo(out: Path, seed: int) -> None:
         raise click.ClickException(f"cannot write to {out} ({error}); choose another folder with --out") from error
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-
-
-def _from_toml(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
-    """Settings of a TOML file as defaults, which flags overrule."""
-    if path is None:
-        return None
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{path} cannot be read: {error}") from error
-    known = {parameter.name for parameter in context.command.params}
-    if unknown := sorted(found.keys() - known):
-        raise click.BadParameter(f"{path} sets {unknown[0]!r}; known are {', '.join(sorted(map(str, known)))}")
-    for name, value in found.items():
-        if not isinstance(value, str | int | float | bool):
-            raise click.BadParameter(f"{path} sets {name} to {value!r}; give a number, a text, true or false")
-    context.default_map = found
-    return path
-
-
-@main.command(context_settings={"show_default": True})
-@click.option("--config", type=click.Path(path_type=Path), is_eager=True, callback=_from_toml, expose_value=False)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("art-lowrank-train"))
-@click.option("--data", default="digits", help="digits, file.npz (x_train, y_train, x_test, y_test), torchvision:NAME.")
-@click.option("--data-folder", default="data", help="Where torchvision keeps its files.")
-@click.option("--model", default="small", help="small, or module:callable that returns a torch module.")
-@click.option("--weights", default=None, help="Safetensors file to start from; without, the weights start anew.")
-@click.option("--method", default="condlr", help="condlr, dlrt, nuclear, none (low-rank, no bound) or dense.")
-@click.option("--keep", type=float, default=0.2, help="Share of the parameters to be stored.")
-@click.option("--max-cond", type=float, default=1.5, help="Bound on condition numbers (condlr).")
-@click.option("--tighten", type=float, default=0.0, help="Share of the steps over which the bound comes down.")
-@click.option("--objective", default="standard", help="standard, madry or trades.")
-@click.option("--eps", type=float, default=0.5, help="Radius of the attack, in training and for the card.")
-@click.option("--norm", default="2", help="2 or inf.")
-@click.option("--steps", type=int, default=5, help="Gradients of the attack in training; 1 is fast training.")
-@click.option("--rank", default="full", help="Rank of the attack in training: full, 3, 0.1.")
-@click.option("--beta", type=float, default=6.0, help="Weight of the second term of trades.")
-@click.option(
-    "--warm-start",
-    is_flag=True,
-    help="With madry or trades: one step from the last epoch's attack; --steps then validates only.",
-)
-@click.option("--optimizer", default="adamw", help="adamw or sgd.")
-@click.option("--lr", type=float, default=3e-3)
-@click.option("--epochs", type=click.IntRange(min=1), default=20)
-@click.option("--batch-size", type=click.IntRange(min=1), default=128)
-@click.option(
-    "--patience", type=click.IntRange(min=1), default=None, help="Epochs without a better one before stopping."
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0)
-@click.option("--resume/--no-resume", default=True, help="Go on from the folder's last state, if it has one.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def train(out: Path, resume: bool, quiet: bool, **settings: Any) -> None:
-    """Train a low-rank net; a folder gets checkpoints, the best weights and a model card.
-
-    Run again after a kill, it goes on where it was. Flags can also be keys of a TOML file: --config recipe.toml.
-    """
-    from art_lowrank.training.run import Recipe
-    from art_lowrank.training.run import main as run_train
-
-    try:
-        run_train(Recipe(**settings), out, resume, not quiet, click.echo)
-    except (ValueError, OSError, ArithmeticError) as error:
-        raise click.ClickException(str(error)) from error
-
-
-@main.command(context_settings={"show_default": True})
-@click.option("--out", type=click.Path(path_type=Path), default=Path("art-lowrank-evaluation"))
-@click.option("--plan", type=click.Path(path_type=Path), help="TOML file; models, attacks, data, seeds are lists.")
-@click.option("--model", "models", multiple=True, help="One model; give it again for more.  [default: digits nets]")
-@click.option(
-    "--attack", "attacks", multiple=True, help="One attack; give it again for more, clean for none.  [default: six]"
-)
-@click.option("--data", multiple=True, help="digits, robustbench:cifar10, file.npz, folder:PATH.  [default: digits]")
-@click.option("--norm", default=None, help="Of attacks that do not say: 2, inf, 1 or nuc.  [default: 2]")
-@click.option("--eps", default=None, help="Radius of attacks that do not say, 0.5 or 8/255.  [default: 0.5]")
-@click.option("--images", type=int, default=None, help="The first so many.  [default: all]")
-@click.option("--slice", type=int, default=None, help="Images a cell: what a kill can cost.  [default: 1000]")
-@click.option("--seed", "seeds", type=int, multiple=True, help="One seed; give it again for more.  [default: 0]")
-@click.option(
-    "--survivors",
-    is_flag=True,
-    default=None,
-    help="An attack sees what those before it, with the same ball, have not broken.",
-)
-@click.option("--no-images", "keep_images", flag_value=False, default=None, help="Keep no adversarial images.")
-@click.option("--batch-size", type=int, default=None, help="Halved where memory runs out.  [default: 128]")
-@click.option("--device", default=None, help="auto, cpu, cuda:0 ...  [default: auto]")
-@click.option("--data-dir", default=None, help="Where RobustBench's data lie.  [default: data]")
-@click.option("--model-dir", default=None, help="Where RobustBench's weights lie.  [default: models]")
-@click.option("--leaderboard", is_flag=True, help="Write RobustBench's JSON and .pt of adversarial images too.")
-@click.option("--retry", is_flag=True, help="Run cells again that failed before.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def evaluate(out: Path, plan: Path | None, leaderboard: bool, retry: bool, quiet: bool, **given: Any) -> None:
-    """Attack models and print how many images hold; the folder keeps every outcome.
-
-    Without a model it evaluates three small nets for digits, offline, in some seconds. Run again after a kill, it goes
-    on where it was; run in several processes, they share the work. Names take parameters in brackets:
-
-    \b
-      --model robustbench:cifar10/L2/Rice2020Overfitting   torchvision:resnet18   timm:NAME   module:callable
-      --model 'package.nets:build[weights=best.safetensors,mean=[0.5,0.5,0.5],std=[0.2,0.2,0.2]]'
-      --attack 'lowrank-pgd[rank=3,steps=20,eps=8/255,norm=inf]'   'lora-pgd[rank=3]'   rank-curve   autoattack
-      --attack 'torchattacks:PGDL2[steps=50]'   'art:ProjectedGradientDescent[max_iter=50,eps_step=0.1]'   apgd-t
-
-    Ends with 0 if all went well, 1 if it could not begin or write, 2 for wrong flags, 3 if a model or an attack failed
-    (the rest is done, the reason is in the record), 130 when interrupted.
-    """
-    from art_lowrank.evaluate.command import run_evaluation
-
-    chosen = {name: value for name, value in given.items() if value is not None and value != ()}
-    click.get_current_context().exit(run_evaluation(out, plan, chosen, leaderboard, retry, not quiet, click.echo))
 
 
 @main.command(context_settings={"show_default": True})
@@ -253,3 +142,7 @@ def doctor(model: str | None, data: str, images: int, expect: float | None, **gi
         click.echo(str(finding))
         broken = broken or finding.state == BROKEN
     click.get_current_context().exit(1 if broken else 0)
+
+
+main.add_command(train)
+main.add_command(evaluate)

@@ -1,0 +1,110 @@
+"""What is foretold, compared with what came."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from art_lowrank.cli import main
+from art_lowrank.evaluate import evaluate
+from art_lowrank.evaluate.calibration import BUDGET, calibrate, firsts
+from art_lowrank.evaluate.forecast import duration, forecast, lines, needs_of, size, total
+from art_lowrank.evaluate.run import bench_of, cells_in
+
+ATTACKS = (
+    "lowrank-pgd[rank=1]",
+    "lowrank-pgd[rank=full]",
+    "lora-pgd[rank=2]",
+    "rank-curve",
+    "art:ProjectedGradientDescent[max_iter=20,eps_step=0.1]",
+)
+
+
+def within(factor, told, true):
+    return true / factor <= told <= true * factor
+
+
+@pytest.mark.parametrize("survivors", [False, True])
+def test_within_a_factor_of_two(plan, tmp_path, survivors):
+    asked = plan(
+        models=["digits:standard", "digits:low-rank"], attacks=ATTACKS, images=450, slice=150, survivors=survivors
+    )
+    told = forecast(asked, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    started = time.perf_counter()
+    found = evaluate(asked, tmp_path / "out", verbose=False)
+    took = time.perf_counter() - started
+    ((_, needs),) = told.kinds
+    for model in asked.models:
+        records = [record for record in found.records.values() if record.model == model]
+        for name in ("forwards", "gradients"):
+            true = sum(record.values[name] for record in records)
+            assert within(2, getattr(needs[model], name), true), (model, name)
+        assert within(2, needs[model].bytes, max(record.volatile["peak_bytes"] for record in records))
+        assert needs[model].cells == len(records)
+    assert within(2, total(needs).seconds, took)
+    assert within(2, told.seconds, took)
+
+
+def test_what_is_done_is_not_counted(plan, tmp_path):
+    evaluate(plan(attacks=["lora-pgd[rank=2,steps=3]"]), tmp_path / "out", verbose=False)
+    told = forecast(plan(), tmp_path / "out")
+    assert (len(told.cells), len(told.todo)) == (6, 2)
+    assert {cell.attack for cell in told.todo} == {"lowrank-pgd[power,rank=1,steps=3]"}
+    assert next(lines(told)) == "6 cells, 4 of them done, 2 to run"
+    evaluate(plan(), tmp_path / "out", verbose=False)
+    told = forecast(plan(), tmp_path / "out")
+    assert (told.todo, told.kinds, told.seconds) == ([], [], 0.0)
+
+
+def test_nothing_in_the_folder_changes(plan, tmp_path):
+    evaluate(plan(), tmp_path / "out", verbose=False)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    forecast(plan(seeds=[0, 1]), tmp_path / "out")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+
+def test_when_the_time_is_spent_the_rest_is_estimated(plan):
+    """One cell is tried at least; the others take what they took on other models, or their steps."""
+    asked = plan(models=["digits:standard", "digits:adversarial"], attacks=ATTACKS[:2], images=200, slice=200)
+    bench = bench_of(asked)
+    cells = cells_in(bench, asked)
+    full = calibrate(bench, firsts(cells, cells), BUDGET)
+    assert len(full.tried) == len(cells)
+    one = calibrate(bench, firsts(cells, cells), 0.0)
+    assert len(one.tried) == 1
+    half = {key: trial for key, trial in full.tried.items() if key[0] == "digits:standard"}
+    truth = total(needs_of(cells, bench, full.tried))
+    assert within(2, total(needs_of(cells, bench, half)).gradients, truth.gradients)
+    rough = needs_of(cells, bench, one.tried)
+    assert within(4, total(rough).gradients, truth.gradients)
+    assert total(rough).seconds > 0
+
+
+def test_a_model_that_fails_is_named(plan, write_model):
+    model = write_model(load="raise RuntimeError('no weights')")
+    told = forecast(plan(models=[model, "digits:standard"]), "out")
+    assert told.errors == {f"{model} clean": "RuntimeError: no weights"}
+    assert any("no weights" in line for line in lines(told))
+    shown = CliRunner().invoke(main, ["evaluate", "--plan-only", "--model", model, "--images", "10"])
+    assert (shown.exit_code, "no weights" in shown.output) == (3, True)
+
+
+def test_the_command(tmp_path):
+    out = tmp_path / "out"
+    flags = ["--model", "digits:standard", "--attack", "lora-pgd[rank=1,steps=3]", "--images", "20", "--out", str(out)]
+    shown = CliRunner().invoke(main, ["evaluate", "--plan-only", *flags])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.startswith("2 cells, 0 of them done, 2 to run\n")
+    assert "On 1 worker (cpu, threads: " in shown.output
+    assert "digits:standard" in shown.output
+    assert not out.exists()
+
+
+def test_words():
+    assert [duration(s) for s in (0.04, 9.96, 61.2, 150, 7300, 10 * 86400)] == [
+        *("0.0 s", "10.0 s", "62 s", "2.5 min", "2.0 h", "10.0 days")
+    ]
+    assert [size(n) for n in (0, 5_400_000, 2_150_000_000)] == ["unknown", "5 MB", "2.1 GB"]
