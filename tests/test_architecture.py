@@ -52,6 +52,8 @@ def test_imports_go_one_way(path):
         first, *rest = name.split(".")
         if first in HOSTS:
             assert part in ("hosts", "demo"), f"{path.name} imports the host {first}"
+        if first == "ray":
+            assert path == PACKAGE / "evaluate" / "ray.py", f"{path.name} imports Ray"
         if first == "accelerate":
             assert path == PACKAGE / "training" / "distributed.py", f"{path.name} imports accelerate"
         if first == "art_lowrank" and rest and part in ALLOWED:

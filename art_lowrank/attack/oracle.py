@@ -117,6 +117,19 @@ def evaluating(model: object) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def frozen(model: object) -> Iterator[None]:
+    """No gradients for the model's parameters in the block; those that had some have them again after it."""
+    learning = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
 def sees_batch(model: object) -> bool:
     """Whether a batch normalisation of the model uses its batch: then an image's result depends on its neighbours."""
     modules = model.modules() if isinstance(model, nn.Module) else []

@@ -49,6 +49,7 @@ def _from_toml(context: click.Context, _: click.Parameter, path: Path | None) ->
     is_flag=True,
     help="With madry or trades: one step from the last epoch's attack; --steps then validates only.",
 )
+@click.option("--precision", default="float32", help="float32, or mixed: bf16, fp16.")
 @click.option("--optimizer", default="adamw", help="adamw or sgd.")
 @click.option("--lr", type=float, default=3e-3)
 @click.option("--epochs", type=click.IntRange(min=1), default=20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import AbstractContextManager
 
-from art_lowrank.training.loop import drawn_from
+from art_lowrank.training.chance import drawn_from
 
 
 def reproducible(*numbers: int) -> AbstractContextManager[None]:

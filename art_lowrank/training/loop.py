@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from art_lowrank.training.chance import drawn_from as drawn_from
 from art_lowrank.training.chance import seeded, step_number
 from art_lowrank.training.checkpoint import Folder, State
 from art_lowrank.training.learner import Diverged, Epoch, Good, Learner, check_weights, spectrum

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from art_lowrank.attack.oracle import evaluating
+from art_lowrank.attack.oracle import evaluating, frozen
 from art_lowrank.training.adversaries import Adversary, Logits
 from art_lowrank.training.moves import Place
 from art_lowrank.training.team import ALONE, Team, share_of, together
@@ -55,7 +55,7 @@ class Objective:
             raise ValueError(
                 "a warm start has to know where a batch's images stand; give them with Objective.at(place)"
             )
-        with evaluating(model):
+        with evaluating(model), frozen(model):
             attacked = self.adversary(logits, x, _classes(y), number)
         attacked = attacked if attacked.is_leaf else attacked.detach()  # a leaf may wait for its gradient
         if self.name == "madry":

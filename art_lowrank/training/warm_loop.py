@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from art_lowrank.attack.checks import check_count, check_labels, quoted
-from art_lowrank.attack.oracle import evaluating
+from art_lowrank.attack.oracle import evaluating, frozen
 from art_lowrank.training.adversaries import is_linf
 from art_lowrank.training.chance import step_number
 from art_lowrank.training.moves import Moves, Place
@@ -152,7 +152,7 @@ def _epoch(model: Any, batches: Iterable[Any], warm: Warm, epoch: int, seed: int
         x, y = x.to(device), y.to(device)
         if not (y.ndim == 2 and y.is_floating_point()):  # else a row of numbers an image, one a class
             check_labels(y, len(x))
-        with evaluating(model):
+        with evaluating(model), frozen(model):
             classes = y if y.is_floating_point() else y.long()
             images = warm.at(place)(model, x, classes, step_number(seed, epoch, number))
         yield images, y

@@ -143,3 +143,35 @@ def test_bad_combinations_are_refused(arguments, message):
 def test_a_weight_below_zero_is_refused(beta):
     with pytest.raises(ValueError, match="beta"):
         Objective("trades", SingleStep(0.1), beta=beta)
+
+
+class Raising(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.learnt, self.fixed = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)
+
+    def forward(self, x):
+        return x * self.learnt * self.fixed
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("in the attack")])
+def test_the_model_is_frozen_while_it_is_attacked(error):
+    model, seen = Raising(), []
+
+    def attack(logits, x, y, number):
+        seen.extend(parameter.requires_grad for parameter in model.parameters())
+        logits(x.clone().requires_grad_()).sum().backward()  # as hosts do it
+        if error is not None:
+            raise error
+        return MOVED
+
+    objective = Objective("madry", attack)
+    if error is None:
+        objective(model, model, X, Y, 0).loss.backward()
+        assert model.learnt.grad is not None
+    else:
+        with pytest.raises(RuntimeError, match="in the attack"):
+            objective(model, model, X, Y, 0)
+        assert model.learnt.grad is None
+    assert seen == [False, False]
+    assert (model.learnt.requires_grad, model.fixed.requires_grad) == (True, False)
