@@ -30,3 +30,21 @@ def test_same_images_as_on_the_cpu(digits_net, test_digits, settings):
                 torch.nn.functional.cross_entropy(model(images), labels).backward()
                 found[device] = images.detach().cpu()
     assert torch.allclose(found["cpu"], found["cuda"], atol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_half_precision_trains_about_the_same(digits_net, test_digits, name):
+    from art_lowrank.training.learner import Learner
+    from art_lowrank.training.loop import Course, shuffled, train
+    from art_lowrank.training.objectives import Objective
+    from art_lowrank.training.precision import precision_of
+
+    (x, y), losses = test_digits, {}
+    for precision in ("float32", name):
+        model = copy.deepcopy(digits_net).to("cuda")
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        learner = Learner(model, model, optimizer, Objective(), precision=precision_of(precision, "cuda"))
+        history = train(learner, shuffled(x, y, 50, 0, torch.device("cuda")), Course(2, verbose=False))
+        losses[precision] = history[-1]["loss"]
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert losses[name] == pytest.approx(losses["float32"], rel=0.1)
