@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
@@ -11,11 +12,12 @@ import torch
 
 from art_lowrank.evaluate.bench import Bench
 from art_lowrank.evaluate.cell import run_cell
+from art_lowrank.evaluate.counting import Cost, counted
 from art_lowrank.evaluate.outcome import failed
 from art_lowrank.evaluate.plan import CLEAN, Cell
 from art_lowrank.record import Record, pack, unpack
 
-PROBE = 2.0  # seconds one trial may take, if a few images do not take more
+PROBE = 2.0  # seconds after which a trial is cut off, at the next pass through the model
 LEAST = 8  # images of the first trial, which warms up as well
 BUDGET = 60.0  # seconds after which the rest is estimated from what is known
 
@@ -75,42 +77,95 @@ def calibrate(bench: Bench, cells: Sequence[Cell], budget: float = BUDGET) -> Ca
 
 def _clean(cell: Cell, bench: Bench) -> tuple[Record, Tried]:
     """The model without an attack, on few images and then on more."""
-    few, _ = _run(cell, bench, LEAST, None)  # loads the model
-    if failed(few):
-        return few, _failure(few)
-    (first, seconds), most = _run(cell, bench, LEAST, None), _most(cell, bench)
-    n = _more(seconds / first.n, most)
-    record, seconds = _steady(cell, bench, n, None) if n > first.n else (first, seconds)
-    return record, _tried(record, seconds, record.n, first, most)
+    loaded = _trial(cell, bench, LEAST, None)
+    assert loaded.record is not None
+    if failed(loaded.record):
+        return loaded.record, _failure(loaded.record)
+    few = _trial(cell, bench, LEAST, None)
+    most = _most(cell, bench)
+    n = _more(few, most)
+    found = _steady(cell, bench, n, None) if n > few.n else few
+    assert found.record is not None
+    return found.record, _tried(found, few, found.n, most)
 
 
 def _attacked(cell: Cell, bench: Bench, clean: Record) -> Tried:
-    """An attack on few images and, where that went quickly, on more."""
-    first, seconds = _run(cell, bench, LEAST, clean)
-    if failed(first):
-        return _failure(first)
-    most = min(_most(cell, bench), clean.n)
-    n = _more(seconds / first.n, most)
-    record, seconds = _steady(cell, bench, n, clean) if n > first.n else (first, seconds)
-    found = _tried(record, seconds, sum(unpack(str(record.values["attacked"]), record.n)), first, _most(cell, bench))
-    return found._replace(right=_number(clean, "right") / clean.n)
+    """An attack on few images, which says how many passes they take, and on more, which says how long a pass takes."""
+    few = _trial(cell, bench, LEAST, clean, PROBE)
+    if few.record is not None and failed(few.record):
+        return _failure(few.record)
+    most = _most(cell, bench)
+    n = min(_more(few, most), clean.n)
+    found = _steady(cell, bench, n, clean) if n > few.n else few
+    right = _number(clean, "right") / clean.n
+    if found.record is not None:
+        attacked = sum(unpack(str(found.record.values["attacked"]), found.n))
+        return _tried(found, few, attacked, most)._replace(right=right)
+    return _guessed(found, few, bench.attacks[cell.attack].steps, most, right)
 
 
-def _steady(cell: Cell, bench: Bench, n: int, clean: Record | None) -> tuple[Record, float]:
+def _guessed(found: Trial, few: Trial, steps: int, most: int, right: float) -> Tried:
+    """Of an attack that was cut off: its passes from fewer images, or from its steps; its pace as far as it came."""
+    whole = few.record is not None
+    images = max(1.0, right * (few.n if whole else found.n))
+    known = few.cost if whole else found.cost
+    done = max(known.gradients, known.forwards / 2, 1) / images
+    grown = 1.0 if whole else max(1.0, steps / done)
+    forwards, gradients = (grown * count / images for count in (known.forwards, known.gradients))
+    pace = _pace(found, few, most)
+    return Tried(found.n, forwards * pace, forwards, gradients, 0.5, _bytes(found, few, most), right)
+
+
+def _pace(found: Trial, few: Trial, most: int) -> float:
+    """Seconds of a pass an image, with `most` of them at once, on the line through two trials."""
+    long, short = (trial.seconds * trial.n / max(1, trial.cost.forwards) for trial in (found, few))
+    slope = max(0.0, (long - short) / (found.n - few.n)) if found.n > few.n else 0.0
+    return (long + slope * max(0, most - found.n)) / max(most, found.n)
+
+
+class Trial(NamedTuple):
+    """A cell cut to n images, and what that took; no record if it was cut off."""
+
+    n: int
+    record: Record | None
+    cost: Cost
+    seconds: float
+
+
+class _TimeUp(BaseException):
+    """Not an error of the model or the attack, which a cell would take down."""
+
+
+def _steady(cell: Cell, bench: Bench, n: int, clean: Record | None) -> Trial:
     """The fastest of three, where that is soon done: the machine may have been busy with something else."""
-    record, best = _run(cell, bench, n, clean)
-    for _ in range(2 if best < PROBE / 4 else 0):
-        best = min(best, _run(cell, bench, n, clean)[1])
-    return record, best
+    found = _trial(cell, bench, n, clean, PROBE)
+    for _ in range(2 if found.record is not None and found.seconds < PROBE / 4 else 0):
+        found = min(found, _trial(cell, bench, n, clean), key=lambda trial: trial.seconds)
+    return found
 
 
-def _run(cell: Cell, bench: Bench, n: int, clean: Record | None) -> tuple[Record, float]:
-    """The cell cut to n images, and the seconds that took."""
+def _trial(cell: Cell, bench: Bench, n: int, clean: Record | None, limit: float | None = None) -> Trial:
+    """Run the cell on n images; past the limit it ends with the next pass through the model."""
     part = replace(cell, stop=min(cell.stop, cell.start + n), needs=cell.needs[:1])
-    before = {} if clean is None else {cell.needs[0]: _cut(clean, part.stop - part.start)}
+    size, record = part.stop - part.start, None
+    before = {} if clean is None else {cell.needs[0]: _cut(clean, size)}
     started = time.perf_counter()
-    record = run_cell(part, bench, before).record
-    return record, time.perf_counter() - started
+
+    def look(*_: object) -> None:
+        if limit is not None and time.perf_counter() - started > limit:
+            raise _TimeUp
+
+    try:
+        model = bench.subject(cell.model).model
+    except (Exception, SystemExit):
+        return Trial(size, run_cell(part, bench, before).record, Cost(), 0.0)  # which says what is the matter
+    hook = model.register_forward_pre_hook(look)
+    try:
+        with suppress(_TimeUp), counted(model, bench.device) as cost:
+            record = run_cell(part, bench, before).record
+    finally:
+        hook.remove()
+    return Trial(size, record, cost, time.perf_counter() - started)
 
 
 def _cut(clean: Record, n: int) -> Record:
@@ -119,20 +174,22 @@ def _cut(clean: Record, n: int) -> Record:
     return replace(clean, n=n, values={**clean.values, "robust": pack(robust), "right": sum(robust)})
 
 
-def _tried(record: Record, seconds: float, attacked: int, first: Record, most: int) -> Tried:
-    """What a record says an attacked image takes."""
-    images, right = max(1, attacked), _number(record, "right")
-    forwards, gradients = (_number(record, name) / images for name in ("forwards", "gradients"))
-    return Tried(attacked, seconds / images, forwards, gradients, right / images, _bytes(record, first, most))
+def _tried(found: Trial, few: Trial, attacked: int, most: int) -> Tried:
+    """What an attacked image took."""
+    assert found.record is not None
+    images = max(1, attacked)
+    forwards, gradients = (_number(found.record, name) / images for name in ("forwards", "gradients"))
+    right = _number(found.record, "right") / images
+    return Tried(attacked, found.seconds / images, forwards, gradients, right, _bytes(found, few, most))
 
 
-def _bytes(record: Record, first: Record, most: int) -> int | None:
+def _bytes(found: Trial, few: Trial, most: int) -> int | None:
     """Peak memory with `most` images at once, on the line through two trials."""
-    peak, before = record.volatile["peak_bytes"], first.volatile["peak_bytes"]
-    if not isinstance(peak, int) or not isinstance(before, int):
+    peak, before = found.cost.peak_bytes, few.cost.peak_bytes
+    if peak is None or before is None:
         return None
-    slope = max(0.0, (peak - before) / (record.n - first.n)) if record.n > first.n else 0.0
-    return round(peak + slope * max(0, most - record.n))
+    slope = max(0.0, (peak - before) / (found.n - few.n)) if found.n > few.n else 0.0
+    return round(peak + slope * max(0, most - found.n))
 
 
 def _failure(record: Record) -> Tried:
@@ -143,9 +200,10 @@ def _most(cell: Cell, bench: Bench) -> int:
     return min(bench.batch_size, cell.stop - cell.start)
 
 
-def _more(seconds: float, most: int) -> int:
-    """Images that fit into the time of a trial."""
-    return min(most, int(PROBE / max(seconds, 1e-9)))
+def _more(few: Trial, most: int) -> int:
+    """Images of which one pass takes half of a trial's time at most, by what a few took."""
+    pace = few.seconds / max(1, few.cost.forwards)
+    return max(min(few.n, most), min(most, int(PROBE / 2 / max(pace, 1e-9))))
 
 
 def _number(record: Record, name: str) -> float:

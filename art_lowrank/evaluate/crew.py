@@ -33,6 +33,7 @@ class Died(NamedTuple):
     """What is heard of a worker that is no more."""
 
     why: str
+    lost: bool = False  # with its machine, or called off: not for what it did
 
 
 class Crew(Protocol):
@@ -63,9 +64,9 @@ def handed_out(todo: Sequence[Cell], crew: Crew, work: Work, say: Say) -> Iterat
     try:
         yield from run.cells()
     finally:
-        crew.dismiss()
         for claim in run.running.values():
             claim.close()
+        crew.dismiss()
 
 
 @dataclass
@@ -90,6 +91,8 @@ class Run:
                 yield self.waiting.pop(done)
             self.crew.hire(len(self.waiting) + len(self.running))
             self._hand_out(urgency)
+            if not self.running and not self.crew.free and self.waiting:
+                self.say(f"waiting for {len(self.crew.busy)} workers to start")
             for member, said in self.crew.news():
                 if (cell := self._heard(member, said)) is not None:
                     yield cell
@@ -122,12 +125,14 @@ class Run:
     def _heard(self, member: Member, said: Any) -> Cell | None:
         """The cell that is done by what a worker says, if it is."""
         cell, member.cell = member.cell, None
+        if isinstance(said, Absent):
+            member.held = None
         if cell is None:
             self._greeted(said)
             return None
         outcome = self._outcome(cell, said)
         if outcome is None:
-            member.held, self.waiting[cell.id] = None, cell
+            self.waiting[cell.id] = cell
         else:
             self.work.store.add(outcome.record, outcome.tensors)
         self.running.pop(cell.id).close()
@@ -138,8 +143,9 @@ class Run:
         if isinstance(said, About):
             if (complaint := differing(said)) is not None:
                 raise ValueError(complaint)
+            self.deaths["start"] = 0
             return
-        self.deaths["start"] += 1
+        self.deaths["start"] += not said.lost
         if self.deaths["start"] >= LIVES:
             raise ValueError(f"workers do not start on the cluster: {said.why}")
 
@@ -149,7 +155,7 @@ class Run:
             return self._absent(cell, said)
         if isinstance(said, Outcome):
             return said
-        self.deaths[cell.id] += 1
+        self.deaths[cell.id] += not said.lost
         if self.deaths[cell.id] < LIVES:
             return None
         return Outcome(failure(cell, RuntimeError(f"{LIVES} workers died of it, the last: {said.why}")), {})
@@ -170,7 +176,7 @@ class Run:
             try:
                 self.sent[cell.model] = self.crew.send(self.work.bench.subject(cell.model))
                 return None
-            except Exception as error:  # of somebody else's model: it must not end the evaluation
+            except (Exception, SystemExit) as error:  # of somebody else's model: it must not end the evaluation
                 self.kept[cell.model] = reason(error)
         why = f"{cell.model} is not on {said.host} ({said.why}), and cannot be sent there: {self.kept[cell.model]}"
         return Outcome(failure(cell, ValueError(why)), {})

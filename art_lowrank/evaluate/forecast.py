@@ -14,7 +14,8 @@ from art_lowrank.evaluate.calibration import Calibration, Key, Tried, calibrate,
 from art_lowrank.evaluate.outcome import MARK, failed
 from art_lowrank.evaluate.plan import CLEAN, Cell, Plan
 from art_lowrank.evaluate.run import bench_of, cells_in
-from art_lowrank.evaluate.store import Store
+from art_lowrank.evaluate.schedule import urgencies
+from art_lowrank.evaluate.store import Store, check_ours
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 MEANS = ("seconds", "forwards", "gradients", "stands", "right")  # of what was tried
@@ -25,6 +26,7 @@ class Kind(NamedTuple):
 
     workers: int
     calibration: Calibration
+    share: float = 1.0  # of a device that a worker has; those that share one are together no faster than one
 
 
 class Prober(Protocol):
@@ -42,6 +44,7 @@ class Needs(NamedTuple):
     gradients: float = 0.0
     seconds: float = 0.0
     bytes: int = 0
+    longest: float = 0.0  # seconds of the cells that have to wait for each other, at their longest
 
     def plus(self, other: Needs) -> Needs:
         """Both together, one after the other."""
@@ -52,6 +55,7 @@ class Needs(NamedTuple):
             self.gradients + other.gradients,
             self.seconds + other.seconds,
             max(self.bytes, other.bytes),
+            max(self.longest, other.longest),
         )
 
 
@@ -65,7 +69,7 @@ class Forecast(NamedTuple):
     @property
     def seconds(self) -> float:
         """With all workers of all kinds at work to the end."""
-        paces = [kind.workers / total(needs).seconds for kind, needs in self.kinds if total(needs).seconds]
+        paces = [1 / taken for kind, needs in self.kinds if (taken := on(kind, needs))]
         return 1 / sum(paces) if paces else 0.0
 
     @property
@@ -80,12 +84,15 @@ def forecast(plan: Plan, out: str | Path, *, retry: bool = False, prober: Prober
 
     prober      tries cells elsewhere; None: here
     """
+    check_ours(Path(out))
     bench = bench_of(plan if prober is None else replace(plan, device="cpu"))
     cells = cells_in(bench, plan)
     todo = _todo(cells, Path(out), retry)
+    if not todo:
+        return Forecast(cells, todo, [])
     trials = firsts(cells, todo)
     kinds = [Kind(1, calibrate(bench, trials))] if prober is None else prober(trials)
-    return Forecast(cells, todo, [(kind, needs_of(todo, bench, kind.calibration.tried)) for kind in kinds if todo])
+    return Forecast(cells, todo, [(kind, needs_of(todo, bench, kind.calibration.tried)) for kind in kinds])
 
 
 def _todo(cells: Sequence[Cell], out: Path, retry: bool) -> list[Cell]:
@@ -98,17 +105,26 @@ def _todo(cells: Sequence[Cell], out: Path, retry: bool) -> list[Cell]:
 
 def needs_of(todo: Sequence[Cell], bench: Bench, tried: Mapping[Key, Tried]) -> dict[str, Needs]:
     """By model what its cells take; what was not tried takes what it took on other models, or as long as its steps."""
-    found: dict[str, Needs] = {}
     keys = {cell.id: key_of(cell) for cell in todo}
+    each = {cell.id: _cell(cell, keys, bench, tried) for cell in todo}
+    chains = urgencies(todo, lambda cell: each[cell.id].seconds)
+    found: dict[str, Needs] = {}
     for cell in todo:
-        trial = tried.get(key_of(cell)) or _likely(cell, bench, tried)
-        before = [tried[keys[need]].stands for need in cell.needs[1:] if keys.get(need) in tried]
-        images = (cell.stop - cell.start) * trial.right * min(before, default=1.0)
-        took = Needs(
-            1, images, images * trial.forwards, images * trial.gradients, images * trial.seconds, trial.bytes or 0
-        )
-        found[cell.model] = found.get(cell.model, Needs()).plus(took)
+        needs = each[cell.id]._replace(longest=chains[cell.id])
+        found[cell.model] = found.get(cell.model, Needs()).plus(needs)
     return found
+
+
+def _cell(cell: Cell, keys: Mapping[str, Key], bench: Bench, tried: Mapping[Key, Tried]) -> Needs:
+    """What one cell takes; nothing, if its model fails."""
+    clean = tried.get((cell.model, cell.data, CLEAN))
+    if clean is not None and clean.error:
+        return Needs(1)
+    trial = tried.get(key_of(cell)) or _likely(cell, bench, tried)
+    before = [tried[keys[need]].stands for need in cell.needs[1:] if keys.get(need) in tried]
+    images = (cell.stop - cell.start) * trial.right * min(before, default=1.0)
+    forwards, gradients, seconds = (images * cost for cost in (trial.forwards, trial.gradients, trial.seconds))
+    return Needs(1, images, forwards, gradients, seconds, trial.bytes or 0)
 
 
 def _likely(cell: Cell, bench: Bench, tried: Mapping[Key, Tried]) -> Tried:
@@ -121,6 +137,12 @@ def _likely(cell: Cell, bench: Bench, tried: Mapping[Key, Tried]) -> Tried:
     steps = 1 if cell.attack == CLEAN else bench.attacks[cell.attack].steps
     paces = [trial.seconds / max(1.0, trial.forwards + 2 * trial.gradients) for trial in fine.values()]
     return Tried(0, 3 * steps * fmean(paces or [0.0]), steps, steps, 1.0, None)
+
+
+def on(kind: Kind, needs: Mapping[str, Needs]) -> float:
+    """Seconds on all workers of a kind: no less than the cells that wait for each other."""
+    found, devices = total(needs), max(1.0, kind.workers * kind.share)
+    return max(found.seconds / devices, found.longest)
 
 
 def total(needs: Mapping[str, Needs]) -> Needs:
@@ -149,7 +171,7 @@ def _table(kind: Kind, needs: Mapping[str, Needs]) -> Iterator[str]:
     for name, row in [*needs.items(), ("together", total(needs))] if len(needs) > 1 else needs.items():
         counts = f"{row.images:9,.0f}  {row.forwards:11,.0f}  {row.gradients:11,.0f}"
         yield f"{name:{wide}s}  {row.cells:6d}  {counts}  {duration(row.seconds):>8s}  {size(row.bytes)}"
-    calibration, seconds = kind.calibration, total(needs).seconds / kind.workers
+    calibration, seconds = kind.calibration, on(kind, needs)
     workers = f"{kind.workers} workers" if kind.workers > 1 else "1 worker"
     threads = f", threads: {calibration.threads}" if calibration.device == "cpu" else ""
     yield f"On {workers} ({calibration.device}{threads}) about {duration(seconds)}; {_trials(calibration)}"

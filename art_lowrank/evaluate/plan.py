@@ -7,6 +7,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class Cell:
     identity: Mapping[str, JSON]  # what the five mean: options, hashes of files, the threat, what ran before
     needs: tuple[str, ...] = ()  # ids of the cells whose outcome this one starts from; the first is the clean one
 
-    @property
+    @cached_property
     def id(self) -> str:
         """12 hex digits of a hash of what was asked; nothing that came out enters, nor how fast or where."""
         asked = {"format": FORMAT, "start": self.start, "stop": self.stop, "seed": self.seed, **self.identity}

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from art_lowrank.evaluate.bench import Subject
+from art_lowrank.evaluate.calibration import Calibration
 from art_lowrank.evaluate.crew import Died, Member, handed_out
 from art_lowrank.evaluate.forecast import Kind
 from art_lowrank.evaluate.plan import Cell, Plan
 from art_lowrank.evaluate.sending import own_modules, packed
 from art_lowrank.evaluate.work import WAIT, Say, Work
-from art_lowrank.evaluate.worker import Absent, Worker
+from art_lowrank.evaluate.worker import Absent, Worker, differing
 from art_lowrank.record import Record
 
 try:
@@ -34,6 +35,8 @@ except ImportError as error:
     raise ImportError(f"--engine ray needs Ray ({error}); pip install 'art-lowrank[distributed]'") from error
 
 ANSWER = 30  # seconds an address has to answer
+LEAST = 0.01  # of a CPU or GPU, for a worker
+LOST = ("node has died", "node was", "before it started running")  # of a worker, in Ray's words
 LOOK = 2  # seconds between looks at what the cluster has
 ALONE = 60  # seconds without any worker after which it is given up
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -43,8 +46,8 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 class OnRay:
     """Run cells on a Ray cluster: an engine for `evaluate`.
 
-    address     HOST:PORT, ray://HOST:PORT, "auto" for the one that runs here; None: $RAY_ADDRESS, else one of this
-                machine's own, for the time of the evaluation
+    address     HOST:PORT, or "auto" for the one that runs here; None: $RAY_ADDRESS, else one of this machine's own, for
+                the time of the evaluation
     workers     at most so many; None: as many as fit
     cpus, gpus  of each; fractions of a GPU are shared; gpus=None: one where the cluster has any, else none
     """
@@ -59,9 +62,12 @@ class OnRay:
         """Refuse impossible settings now."""
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers is {self.workers}; give at least 1")
-        for name, value in (("cpus", self.cpus), ("gpus", self.gpus or 0.0)):
-            if not 0 <= value < float("inf") or (value > 1 and value % 1):
-                raise ValueError(f"{name} is {value}; give a part of one, such as 0.5, or 1, 2 ... for a worker")
+        if not (0 <= self.cpus < float("inf")) or (self.cpus > 1 and self.cpus % 1) or 0 < self.cpus < LEAST:
+            raise ValueError(f"cpus is {self.cpus}; give a part of one, such as 0.5, or 1, 2 ... for a worker")
+        if self.gpus is not None and not (self.gpus == 0 or LEAST <= self.gpus <= 1):
+            raise ValueError(f"gpus is {self.gpus}; a worker uses one GPU: give 1, a part of it such as 0.5, or 0")
+        if self.gpus is not None and {"cpu": self.gpus > 0, "cuda": self.gpus == 0}.get(self.plan.device):
+            raise ValueError(f"device is {self.plan.device!r} and gpus {self.gpus}; leave one of them out")
         if self.plan.device not in ("auto", "cpu", "cuda"):
             raise ValueError(
                 f"device is {self.plan.device!r}; on Ray give auto, cpu or cuda: it says which GPU is whose"
@@ -84,14 +90,12 @@ class OnRay:
             alike: dict[str, list[Any]] = {}
             for node in machines(sized):
                 alike.setdefault(kind_of(node), []).append(node)
+            left = self.workers or sum(room(node, sized) for node in machines(sized))
             for nodes in alike.values():
-                actor = hired(sized, NodeAffinitySchedulingStrategy(nodes[0]["NodeID"], soft=False))
-                said = ray.get(actor.calibrate.remote(cells))
-                ray.kill(actor)
-                if isinstance(said, Absent):
-                    raise ValueError(f"{said.host} cannot use its {said.kind}: {said.why}; put it there too")
-                rooms = sum(room(node, sized) for node in nodes)
-                found.append(Kind(min(rooms, self.workers or rooms), said))
+                rooms = min(left, sum(room(node, sized) for node in nodes))
+                left -= rooms
+                if rooms:
+                    found.append(Kind(rooms, _tried(sized, nodes[0], cells), min(1.0, sized.gpus or sized.cpus or 1.0)))
         return found
 
     def _sized(self) -> OnRay:
@@ -183,11 +187,12 @@ class Crew:
             member = self.busy.pop(reference)
             try:
                 said = ray.get(reference)
-            except ray.exceptions.RayTaskError:
-                raise
             except ray.exceptions.RayError as error:
+                cancelled = isinstance(getattr(error, "cause", None), ray.exceptions.TaskCancelledError)
+                if isinstance(error, ray.exceptions.RayTaskError) and not cancelled:
+                    raise
                 ray.kill(member.actor)
-                yield member, Died(last_line(error))
+                yield member, Died(last_line(error), any(words in str(error) for words in LOST))
                 continue
             self.free.append(member)
             yield member, said
@@ -212,7 +217,25 @@ class Crew:
 def hired(asked: OnRay, where: Any) -> Any:
     """A new worker, which starts as soon as there is room."""
     kind = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, scheduling_strategy=where)(Worker)
-    return kind.remote(asked.plan, str(Path.cwd()), asked.gpus)
+    plan = asked.plan if asked.gpus else replace(asked.plan, device="cpu")  # a worker without a GPU may see them all
+    return kind.remote(plan, str(Path.cwd()), asked.gpus)
+
+
+def _tried(asked: OnRay, node: Any, cells: Sequence[Cell]) -> Calibration:
+    """What cells take on a machine, on a worker of its own."""
+    actor = hired(asked, NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+    try:
+        if (complaint := differing(ray.get(actor.about.remote()))) is not None:
+            raise ValueError(complaint)
+        said = ray.get(actor.calibrate.remote(cells))
+    except ray.exceptions.RayActorError as error:
+        raise ValueError(f"a worker died of the trial, the evaluation may do better: {last_line(error)}") from error
+    finally:
+        ray.kill(actor)
+    if isinstance(said, Absent):
+        raise ValueError(f"{said.host} cannot use its {said.kind}: {said.why}; put it there too, or run it as it is")
+    found: Calibration = said
+    return found
 
 
 def check_room(asked: OnRay) -> None:

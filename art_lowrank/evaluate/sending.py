@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
@@ -28,13 +29,14 @@ def packed(subject: Subject, pickle: Pickle) -> bytes:
 
 def own_modules(folder: Path) -> list[ModuleType]:
     """Imported modules that lie in a folder, and so on this machine alone: their classes are to be sent by value."""
-    found = []
+    found, folder = [], folder.resolve()
+    installed = [Path(path).resolve() for path in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix)]
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        path = Path(file) if isinstance(file, str) else None
-        if path is None or module.__name__.partition(".")[0] in ("art_lowrank", "__main__"):
+        if not isinstance(file, str) or module.__name__.partition(".")[0] in ("art_lowrank", "__main__"):
             continue
-        if path.is_relative_to(folder) and "site-packages" not in path.parts:
+        path = Path(file).resolve()
+        if path.is_relative_to(folder) and not any(path.is_relative_to(place) for place in installed):
             found.append(module)
     return found
 

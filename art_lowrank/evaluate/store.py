@@ -41,7 +41,7 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        _check_ours(self.path)
+        check_ours(self.path)
         (self.path / IMAGES).mkdir(parents=True, exist_ok=True)
         if not (self.path / MARK).exists():
             write_whole(self.path / MARK, json.dumps({"art_lowrank": "evaluation", "format": FORMAT}).encode())
@@ -182,7 +182,7 @@ def _whole(line: bytes) -> bool:
     return True
 
 
-def _check_ours(path: Path) -> None:
+def check_ours(path: Path) -> None:
     """A new or empty folder, or one of an evaluation."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; give a folder with --out")

@@ -23,6 +23,8 @@ from art_lowrank.evaluate.spec import parse
 from art_lowrank.record import Record, versions
 from art_lowrank.training.checkpoint import reason
 
+MAYBE = ("adversarial-robustness-toolbox", "torchattacks", "robustbench", "pyautoattack", "timm", "torchvision")
+
 
 class About(NamedTuple):
     """Where a worker is and what it runs."""
@@ -128,14 +130,15 @@ def unpacked(name: str, cell: Cell, sent: bytes) -> ModelEntry:
 
 def here() -> dict[str, str]:
     """Versions that decide about numbers, without what a build adds to them, and a hash of this package's code."""
-    found = {name: version.partition("+")[0] for name, version in versions(*ALWAYS).items()}
+    found = {name: version.partition("+")[0] for name, version in versions(*ALWAYS, *MAYBE).items()}
     return {**found, "code": code_hash()}
 
 
 def differing(about: About) -> str | None:
     """What of a worker's software is not ours."""
     ours = here()
-    for name in sorted({*ours, *about.versions}):
+    either = {*ours} ^ {*about.versions}  # what one of the two lacks is missed when it is needed
+    for name in sorted({*ours, *about.versions} - ({*MAYBE} & either)):
         there, mine = about.versions.get(name, "none"), ours.get(name, "none")
         if there != mine:
             return f"the worker on {about.host} has {name} {there}, here is {mine}; install the same on every machine"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from art_lowrank.hosts.art_trainer_checks import (
     check_trainer,
 )
 from art_lowrank.hosts.art_training import (
+    Rest,
     adversary_of,
     asked_of,
     factorise,
@@ -33,32 +34,23 @@ from art_lowrank.hosts.art_training import (
     hand_over,
     inputs_of,
     logits_of,
+    same_of,
     validation_of,
     watched_of,
 )
 from art_lowrank.training.chance import seeded
 from art_lowrank.training.checkpoint import Folder, ranks_before
-from art_lowrank.training.distributed import check_device, team_here
+from art_lowrank.training.distributed import alone, check_device, team_here
 from art_lowrank.training.learner import Epoch, Learner
 from art_lowrank.training.loop import Course, shuffled, train
 from art_lowrank.training.measure import architecture, fingerprint
 from art_lowrank.training.methods import DENSE, attach, options_of
 from art_lowrank.training.objectives import Objective
-from art_lowrank.training.precision import precision_of
+from art_lowrank.training.precision import check_precision, precision_of
 from art_lowrank.training.team import ALONE, Team, check_same, first
 from art_lowrank.training.warm_loop import check_warm, held_back, remembering, settings_of, watch_of
 from art_lowrank.training.warm_start import WarmStart
 from art_lowrank.weights import Handle, ranks_of
-
-
-class _Rest(NamedTuple):
-    """What `fit` and `fit_generator` hand on beside the samples."""
-
-    batch_size: int | None
-    validation: tuple[Array, Array] | None
-    scheduler: Any
-    checkpoint: str | Path | None
-    resume: bool
 
 
 class LowRankTrainer(Trainer):
@@ -88,6 +80,7 @@ class LowRankTrainer(Trainer):
         tighten: float = 0.0,
         options: Mapping[str, Any] | None = None,
         distributed: bool = False,
+        precision: str = "float32",
     ) -> None:
         """
         Create a :class:`.LowRankTrainer` instance. The classifier's model changes with the first `fit`.
@@ -111,7 +104,9 @@ class LowRankTrainer(Trainer):
         :param tighten: For pretrained nets: the share of all steps over which the bound comes down to max_cond.
         :param options: Further settings of the method, such as `tolerance` of "dlrt".
         :param distributed: Train together with the processes that `accelerate launch` or `torchrun` started beside this
-            one, each on its share of every batch; the same samples and settings have to be given to all of them.
+            one, each on its share of every batch; the same samples and settings have to be given to all of them. ART's
+            own attacks draw random starts by the place in a share: with those, weights depend on how many there are.
+        :param precision: "float32", or mixed: "bf16", "fp16"; with `distributed` what `accelerate launch` says counts.
         """
         super().__init__(classifier)
         check_classifier(classifier)
@@ -132,7 +127,8 @@ class LowRankTrainer(Trainer):
         if self.warm_start is not None:
             check_warm(self.objective, trainer)
         check_distributed(distributed, trainer)
-        self.distributed = distributed
+        check_precision(precision)
+        self.distributed, self.precision = distributed, precision
         self.handles: list[Handle] = []
         self.history: list[Epoch] = []
 
@@ -195,7 +191,7 @@ class LowRankTrainer(Trainer):
             (images[watched], classes[watched]),
         )
         course = Course(nb_epochs, self.seed, patience, self.verbose)
-        self._train(samples, course, _Rest(batch_size, validation_data, scheduler, checkpoint, resume))
+        self._train(samples, course, Rest(batch_size, validation_data, scheduler, checkpoint, resume))
 
     def fit_generator(
         self,
@@ -218,19 +214,19 @@ class LowRankTrainer(Trainer):
         samples = samples_of(self.classifier, generator, self.warm_start is not None)
         check_course(generator.batch_size or 1, nb_epochs, patience, validation_data is not None)
         course = Course(nb_epochs, self.seed, patience, self.verbose)
-        self._train(samples, course, _Rest(generator.batch_size, validation_data, scheduler, checkpoint, resume))
+        self._train(samples, course, Rest(generator.batch_size, validation_data, scheduler, checkpoint, resume))
 
     def predict(self, x: Array, **kwargs: Any) -> Array:
         """The classifier's predictions; keywords go to its own `predict`."""
         found: Array = self.classifier.predict(x, **kwargs)
         return found
 
-    def _train(self, samples: Samples, course: Course, rest: _Rest) -> None:
+    def _train(self, samples: Samples, course: Course, rest: Rest) -> None:
         check_scheduler(rest.scheduler, self.classifier.optimizer)
-        team = team_here() if self.distributed else ALONE
+        team = team_here() if self.distributed else alone()
         check_device(team, self.classifier.device)
         asked = asked_of(self, rest.batch_size, samples.name, rest.scheduler)
-        check_same(team, "trainings", {**asked, "nb_epochs": course.epochs})
+        check_same(team, "trainings", {**asked, "nb_epochs": course.epochs, **same_of(rest, course, samples)})
         folder = None if rest.checkpoint is None else Folder(Path(rest.checkpoint), asked)
         before = first(team, lambda: ranks_before(folder) if folder is not None and rest.resume else None)
         self._prepare(samples.look, before, course.epochs * samples.per_epoch, team)

@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from art_lowrank.hosts.art_trainer_checks import check_scheduler
 from art_lowrank.training.adversaries import Adversary, Logits
 from art_lowrank.training.chance import seeded
 from art_lowrank.training.distributed import precision_here
-from art_lowrank.training.measure import measured
+from art_lowrank.training.loop import Course
+from art_lowrank.training.measure import fingerprint, measured
 from art_lowrank.training.team import ALONE, Team, first
 from art_lowrank.weights import factorize, ranks_of
 
@@ -106,10 +108,32 @@ def named(thing: object) -> str:
     return repr(thing)
 
 
+class Rest(NamedTuple):
+    """What `fit` and `fit_generator` hand on beside the samples."""
+
+    batch_size: int | None
+    validation: tuple[Array, Array] | None
+    scheduler: Any
+    checkpoint: str | Path | None
+    resume: bool
+
+
+def same_of(rest: Rest, course: Course, samples: Samples) -> dict[str, Any]:
+    """What decides when processes talk to each other, beside the configuration; all of them have to agree on it."""
+    held = () if rest.validation is None else (torch.from_numpy(np.asarray(part)) for part in rest.validation)
+    return {
+        "validation_data": fingerprint(*held),
+        "checkpoint": rest.checkpoint is not None,
+        "resume": rest.resume,
+        "patience": course.patience,
+        "batches": samples.per_epoch,
+    }
+
+
 def asked_of(trainer: Any, batch_size: int | None, data: str, scheduler: Any) -> dict[str, Any]:
     """The configuration a checkpoint belongs to. The number of epochs is left out: training may go on longer."""
     optimizer, objective, warm = trainer.classifier.optimizer, trainer.objective, trainer.warm_start
-    precision = precision_here() if trainer.distributed else "float32"
+    precision = precision_here(trainer.precision) if trainer.distributed else trainer.precision
     return {
         **({} if precision == "float32" else {"precision": precision}),
         "method": trainer.method,

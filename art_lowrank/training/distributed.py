@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -28,6 +30,7 @@ class Accelerated:
     """One of several processes; messages go through accelerate's process group (gloo, nccl, ...)."""
 
     state: Any  # accelerate.PartialState
+    ours: bool = False  # begun here, not by the caller
 
     @property
     def rank(self) -> int:
@@ -86,6 +89,8 @@ def team_here() -> Team:
         raise ValueError(
             f"{size} processes were launched, and accelerate is not installed; pip install 'art-lowrank[distributed]'"
         ) from error
+    check_launched(size)
+    ours = not torch.distributed.is_initialized()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "OMP_NUM_THREADS")  # accelerate sets it, and says so
         state = PartialState(cpu=_says("ACCELERATE_USE_CPU") or not torch.cuda.is_available(), timeout=PATIENCE)
@@ -93,7 +98,30 @@ def team_here() -> Team:
         raise ValueError(f"accelerate runs {state.distributed_type}; launch processes with a GPU or some CPU each")
     if int(state.num_processes) != size:
         raise ValueError(f"accelerate joined {state.num_processes} of {size} processes; launch them with one launcher")
-    return Accelerated(state)
+    return Accelerated(state, ours)
+
+
+def alone() -> Team:
+    """One process, by its own wish."""
+    if (size := launched()) > 1:
+        warnings.warn(
+            f"{size} processes were launched, and each trains a net of its own; distributed=True trains one together",
+            stacklevel=4,
+        )
+    return ALONE
+
+
+def check_launched(size: int) -> None:
+    """What a launcher tells its processes, and a device for each: without, they would wait for each other for hours."""
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise ValueError(f"WORLD_SIZE is {size} and {name} is not set; start with torchrun or accelerate launch")
+    rank, local = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK"))
+    if not (rank.isdigit() and int(rank) < size):
+        raise ValueError(f"RANK is {rank!r} of WORLD_SIZE {size}; it counts from 0")
+    devices = torch.cuda.device_count()
+    if devices and not _says("ACCELERATE_USE_CPU") and not (local.isdigit() and int(local) < devices):
+        raise ValueError(f"LOCAL_RANK is {local!r}, this machine has {devices} GPUs; launch one process a GPU")
 
 
 def precision_here(asked: str = "float32") -> str:
@@ -111,18 +139,34 @@ def precision_here(asked: str = "float32") -> str:
 
 
 def check_device(team: Team, device: torch.device) -> None:
-    """Two processes on one GPU would wait for each other."""
+    """The model is where this process's messages come from: two processes do not share a GPU."""
     if isinstance(team, Accelerated) and device.type == "cuda" and device != team.state.device:
         raise ValueError(
-            f"the model is on {device}, this process has {team.state.device}; call "
-            "torch.cuda.set_device(int(os.environ['LOCAL_RANK'])) before making it"
+            f"the model is on {device}, this process has {team.state.device}; move it there before, for GPUs with "
+            "torch.cuda.set_device(int(os.environ['LOCAL_RANK']))"
         )
 
 
-def leave(team: Team) -> None:
-    """The end of a run: without it NCCL complains."""
+def device_of(team: Team) -> torch.device:
+    """Where this process's model belongs."""
     if isinstance(team, Accelerated):
-        team.state.destroy_process_group()
+        return torch.device(team.state.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def leaving(team: Team) -> Iterator[Team]:
+    """The time of a run. At its end all wait for all, and what was begun for it is given back: NCCL would complain.
+
+    After an error nobody waits: the others may not come.
+    """
+    try:
+        yield team
+        team.gathered(None)
+    finally:
+        if isinstance(team, Accelerated) and team.ours:
+            team.state.destroy_process_group()
+            type(team.state)._reset_state()  # else it would be taken for begun the next time
 
 
 def _says(name: str) -> bool:

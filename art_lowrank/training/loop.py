@@ -21,6 +21,7 @@ from art_lowrank.training.team import ALONE, Team, agree, check_same, first
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Place | None]
 LANES = 48  # that divide images among 2, 3, 4, 6, 8, 12, 16 or 24 processes
+FEW = 16  # two for each of eight processes
 SHOWN = ("loss", "clean", "robust", "overfit", "cond")  # of an epoch, beside the progress bar
 
 
@@ -110,7 +111,8 @@ def steps(learner: Learner, batches: Iterable[Batch], epoch: int, seed: int, tea
     for number, batch in enumerate(batches):
         x, y, place = (*batch, None)[:3]
         if number == 0 and team.size > 1:  # of loaders with an order of their own each image would count otherwise
-            check_same(team, "first batches", {"labels": fingerprint(y)})
+            indices = "none" if place is None else fingerprint(place.indices)
+            check_same(team, "first batches", {"x": fingerprint(x), "y": fingerprint(y), "indices": indices})
         place = None if place is None else place._replace(done=done.images + len(x))
         found = one_step(learner, x, y, place, step_number(seed, epoch, number), team)
         if not math.isfinite(found.losses) or learner.precision.lost:
@@ -182,7 +184,7 @@ def shuffled(
     """Batches of an epoch in an order that follows from seed and epoch, of all images or `among` some.
 
     even    for warm starts by several processes: every one owns as many images of a batch as the others, nearly
-    A last single image joins its neighbours.
+    A last single image joins its neighbours; with `even` fewer than 16 do.
     """
     chosen = torch.arange(len(x)) if among is None else among
 
@@ -190,7 +192,8 @@ def shuffled(
         generator = torch.Generator().manual_seed(step_number(seed, epoch, 1))
         order = chosen[torch.randperm(len(chosen), generator=generator)]
         parts = list((in_lanes(order, generator) if even else order).split(size))
-        if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot be trained on one image
+        few = min(size, FEW) if even else 2  # batch normalisation cannot be trained on one image a process
+        if len(parts) > 1 and len(parts[-1]) < few:
             parts[-2:] = [torch.cat(parts[-2:])]
         for rows in parts:
             yield x[rows].to(device), y[rows].to(device), Place(rows)

@@ -54,6 +54,11 @@ class Precision:
         """Gradients, perhaps scaled until the step."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
+    def idle(self, device: torch.device) -> None:
+        """No images for this process: the scale is made ready all the same, as it is elsewhere."""
+        if self.scaler is not None:
+            self.scaler.scale(torch.zeros((), device=device))
+
     def step(self, optimizer: Optimizer) -> None:
         """One step; none where a scaled gradient overflowed, and then no method that hangs on steps acts either."""
         if self.scaler is None:

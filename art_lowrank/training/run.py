@@ -20,7 +20,7 @@ from art_lowrank.training import card
 from art_lowrank.training.adversaries import Adversary, Pgd, SingleStep
 from art_lowrank.training.checkpoint import BEST, LAST, Folder, load_weights, ranks_before, read_weights, reason
 from art_lowrank.training.data import Data, load
-from art_lowrank.training.distributed import leave, precision_here, team_here
+from art_lowrank.training.distributed import device_of, leaving, precision_here, team_here
 from art_lowrank.training.learner import Epoch, Learner
 from art_lowrank.training.loop import Course, best_of, shuffled, train
 from art_lowrank.training.measure import Right, fingerprint, measured
@@ -73,11 +73,16 @@ def main(recipe: Recipe, out: Path, resume: bool, verbose: bool, say: Callable[[
     """Train, or go on; then measure the best weights and write the card. Processes launched together share the work."""
     recipe = replace(recipe, precision=precision_here(recipe.precision))
     check(recipe)
-    team = team_here()
+    with leaving(team_here()) as team:
+        shared(recipe, out, resume, verbose, say, team)
+
+
+def shared(recipe: Recipe, out: Path, resume: bool, verbose: bool, say: Callable[[str], Any], team: Team) -> None:
+    """What every process of a team does; the first one speaks."""
     say = say if team.rank == 0 else lambda _: None
     data = in_turn(team, lambda: load(recipe.data, recipe.data_folder))
     folder = Folder(out, {**recipe.asked(), "images": fingerprint(data.train.x, data.train.y)})
-    check_same(team, "trainings", dict(folder.asked))
+    check_same(team, "trainings", {**folder.asked, "resume": resume})
     learner = learner_of(recipe, data, first(team, lambda: ranks_before(folder) if resume else None), team)
     if recipe.warm_start:
         learner = warm(recipe, learner, data, folder, resume, team)
@@ -94,7 +99,6 @@ def main(recipe: Recipe, out: Path, resume: bool, verbose: bool, say: Callable[[
     history = train(learner, batches, course, validate, folder, resume, team)
     load_weights(learner.model, first(team, lambda: read_weights(out / BEST)), out / BEST)
     finish(recipe, learner, data, history, out, say, team)
-    leave(team)
 
 
 def check(recipe: Recipe) -> None:
@@ -141,10 +145,10 @@ def learner_of(recipe: Recipe, data: Data, ranks: dict[str, int] | None, team: T
     kind = {"condlr": {"max_cond": recipe.max_cond}, "dlrt": {"keep": recipe.keep}}.get(recipe.method, {})
     options = options_of(recipe.method, kind)
     objective = Objective(recipe.objective, adversary_of(recipe), recipe.beta)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
         torch.manual_seed(recipe.seed)
         model = model_of(recipe, data)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(device_of(team))
         if recipe.method not in DENSE:
             images = None if ranks else data.train.x[:LOOK]
             fresh = recipe.weights is None

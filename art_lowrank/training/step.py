@@ -40,6 +40,7 @@ def one_step(learner: Learner, x: Tensor, y: Tensor, place: Place | None, number
     def act() -> Tensor:
         if mine is not None and not len(mine):
             optimizer.zero_grad(set_to_none=True)
+            learner.precision.idle(x.device)
             return torch.zeros(2)
         with _draws(number, team):
             judged = learner.objective.at(place)(learner.model, learner.precision.of(learner.logits), x, y, number)

@@ -115,7 +115,7 @@ def check_same(team: Team, what: str, given: dict[str, Any]) -> None:
             if (theirs := other.get(name)) != given.get(name):
                 raise ValueError(
                     f"{what} differ: {name}={theirs!r} in process {rank}, {given.get(name)!r} in process {team.rank}; "
-                    "start all with the same data and settings"
+                    "start all with the same data and settings, and loaders that do not divide the data themselves"
                 )
 
 
@@ -143,6 +143,8 @@ def added(team: Team, parameters: Iterable[nn.Parameter], act: Callable[[], Tens
         mine = act()
     except Exception as found:
         error, mine = found, None
+    if not learning:
+        raise ValueError("the optimizer holds no parameter that requires a gradient; there is nothing to train")
     sums = team.total(_packed(learning, mine))
     if error is not None:
         raise error

@@ -144,6 +144,8 @@ def warm_started(
 
 def _epoch(model: Any, batches: Iterable[Any], warm: Warm, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     warm.begin(epoch)
+    if isinstance(model, nn.parallel.DistributedDataParallel):  # whose every forward pass sends buffers around
+        model = model.module
     device = (
         next((parameter.device for parameter in model.parameters()), None) if isinstance(model, nn.Module) else None
     )

@@ -112,7 +112,9 @@ class Warm:
         """The radius for so many images more; `done` counts them and all before in the epoch, where somebody does."""
         if not self.settings.ramp:
             return self.eps
-        epochs = self.store.progress + images / self.store.n if done is None else self.store.epoch + done / self.store.n
+        epochs = (
+            self.store.progress + images / self.store.held if done is None else self.store.epoch + done / self.store.n
+        )
         return self.eps * min(1.0, epochs / self.settings.ramp)
 
 

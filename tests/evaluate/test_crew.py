@@ -216,3 +216,38 @@ def test_locks_are_let_go_when_it_fails(on, run, tmp_path):
     with pytest.raises(ZeroDivisionError):
         on(worker=Broken)
     assert len(run("crew")) == 6
+
+
+class Losing(Crew):
+    """Whose machine is lost again and again; nobody is to blame."""
+
+    times = 0
+
+    def news(self):
+        for member, said in super().news():
+            if isinstance(said, Died):
+                self.times += 1
+                said = said._replace(lost=True)
+            yield member, said
+
+
+def test_a_cell_is_not_blamed_for_lost_machines(plan, tmp_path):
+    asked = plan()
+    lost = []
+
+    def dies(cell):
+        lost.append(cell.id)
+        return lost.count(cell.id) <= 2 * LIVES
+
+    crew = Losing(asked, dies=dies)
+    found = evaluate(
+        asked, tmp_path / "out", verbose=False, engine=lambda todo, work, say: handed_out(todo, crew, work, say)
+    )
+    assert not found.failures
+    assert crew.times == 2 * LIVES * len(found.cells)
+
+
+def test_a_model_that_exits_when_the_driver_loads_it(on, write_model):
+    model = write_model(load="import sys\nsys.exit(7)")
+    _, found = on(worker=Elsewhere, changes={"models": [model, "digits:standard"]})
+    assert {record.model for record in found.failures} == {model}

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from art_lowrank.cli import main
 from art_lowrank.evaluate import evaluate
 from art_lowrank.evaluate.calibration import BUDGET, calibrate, firsts
-from art_lowrank.evaluate.forecast import duration, forecast, lines, needs_of, size, total
+from art_lowrank.evaluate.forecast import Kind, Needs, duration, forecast, lines, needs_of, size, total
 from art_lowrank.evaluate.run import bench_of, cells_in
 
 ATTACKS = (
@@ -108,3 +108,62 @@ def test_words():
         *("0.0 s", "10.0 s", "62 s", "2.5 min", "2.0 h", "10.0 days")
     ]
     assert [size(n) for n in (0, 5_400_000, 2_150_000_000)] == ["unknown", "5 MB", "2.1 GB"]
+
+
+NAP = "import time\ntime.sleep(0.02)\nreturn self.net(x)"
+
+
+def told_and_true(asked, out):
+    """Seconds foretold, and seconds of all cells together."""
+    ((_, needs),) = forecast(asked, out).kinds
+    records = evaluate(asked, out, verbose=False).records.values()
+    return total(needs).seconds, sum(record.volatile["seconds"] for record in records)
+
+
+def test_a_model_whose_passes_take_as_long_for_few_images_as_for_many(plan, write_model, tmp_path):
+    """As on a GPU: a trial of eight images says nothing of the pace, and one of a hundred is cut off."""
+    attacks = ["lora-pgd[rank=2,steps=130,early_stop=false]"]
+    told, true = told_and_true(
+        plan(models=[write_model(NAP)], attacks=attacks, images=128, slice=128), tmp_path / "out"
+    )
+    assert within(2, told, true)
+
+
+def test_a_trial_is_cut_off(plan, write_model, tmp_path):
+    """An attack of ten minutes costs a few seconds, and is estimated by its steps."""
+    model = write_model(NAP.replace("0.02", "0.1"))
+    asked = plan(models=[model], attacks=["lora-pgd[rank=2,steps=6000]"], images=128, slice=128)
+    started = time.perf_counter()
+    ((kind, needs),) = forecast(asked, tmp_path / "out").kinds
+    assert time.perf_counter() - started < 20
+    assert within(2, total(needs).seconds, 6000 * 0.1)
+    assert within(2, total(needs).gradients, 6000 * 128 * 0.92)
+    assert len(kind.calibration.tried) == 2
+
+
+def test_workers_do_not_help_where_cells_wait_for_each_other(plan, tmp_path):
+    asked = plan(models=["digits:standard"], attacks=ATTACKS[:1], images=100, slice=100)
+    alone = forecast(asked, tmp_path / "out")
+    calibration = alone.kinds[0][0].calibration
+    many = forecast(asked, tmp_path / "out", prober=lambda cells: [Kind(16, calibration)])
+    assert many.seconds == pytest.approx(total(alone.kinds[0][1]).seconds)  # one attack, after one clean cell
+    wide = plan(models=["digits:standard"], attacks=ATTACKS[:1], images=400, slice=25)
+    one, four, shared = (
+        forecast(wide, tmp_path / "out", prober=lambda cells, kind=kind: [kind]).seconds
+        for kind in (Kind(1, calibration), Kind(4, calibration), Kind(4, calibration, 0.5))
+    )
+    assert four == pytest.approx(one / 4)
+    assert shared == pytest.approx(one / 2)
+
+
+def test_a_folder_of_something_else_is_refused_at_once(plan, tmp_path):
+    (tmp_path / "other.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is no folder of an evaluation"):
+        forecast(plan(), tmp_path)
+
+
+def test_a_model_that_fails_costs_nothing(plan, write_model, tmp_path):
+    model = write_model(load="raise RuntimeError('no weights')")
+    ((_, needs),) = forecast(plan(models=[model, "digits:standard"]), tmp_path / "out").kinds
+    assert needs[model] == Needs(6, longest=0.0)
+    assert needs["digits:standard"].gradients > 0

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,22 @@ def wait_for(folder, records, process):
         time.sleep(0.02)
 
 
+def wait_for_worker(process):
+    """Until Ray starts the first one, by what the system calls it."""
+    started = time.monotonic()
+    while not any("ray::Worker" in name for name in map(name_of, os.listdir("/proc"))):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - started < LIMIT
+        time.sleep(0.02)
+
+
+def name_of(process):
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8") if process.isdigit() else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 def test_a_cluster_of_its_own_gives_the_same_records(process, tmp_path, stable, images, write_model):
     models = ["--model", write_model(), "--model", write_model(load="raise RuntimeError('no weights')")]
     asked = [*models, "--attack", "lowrank-pgd[rank=1,steps=3]", "--images", "40", "--slice", "10"]
@@ -82,6 +99,19 @@ def test_a_node_is_killed_in_the_middle(process, cluster, asked, tmp_path, stabl
     assert code == 3, complaints
     assert stable(tmp_path / "ray") == stable(tmp_path / "local")
     assert images(tmp_path / "ray") == images(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_a_node_is_lost_while_its_workers_start(process, cluster, asked, tmp_path):
+    """Three workers at once that never began: the other node goes on."""
+    nodes, _ = cluster
+    third = nodes.add_node(num_cpus=4)
+    running = process(*asked, "--out", "ray", "--engine", "ray", "--address", nodes.address)
+    wait_for_worker(running)
+    nodes.remove_node(third, allow_graceful=False)
+    code, _, complaints = ended(running)
+    assert code == 3, complaints
+    assert written(tmp_path / "ray") == 60
 
 
 @pytest.mark.slow
@@ -142,7 +172,9 @@ def engine(**options):
     ("options", "words"),
     [
         ({"workers": 0}, "workers is 0; give at least 1"),
-        ({"gpus": 1.5}, "gpus is 1.5; give a part of one"),
+        ({"gpus": 1.5}, "gpus is 1.5; a worker uses one GPU: give 1, a part of it such as 0.5, or 0"),
+        ({"gpus": -1}, "gpus is -1"),
+        ({"cpus": 1e-5}, "cpus is 1e-05"),
         ({"cpus": -1}, "cpus is -1"),
         ({"cpus": float("nan")}, "cpus is nan"),
     ],
@@ -157,6 +189,14 @@ def test_a_gpu_by_number_is_rays_to_give():
 
     with pytest.raises(ValueError, match="device is 'cuda:1'; on Ray give auto, cpu or cuda"):
         OnRay(plan_of({"device": "cuda:1"}))
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", 1), ("cuda", 0)])
+def test_device_and_gpus_that_contradict_each_other(device, gpus):
+    from art_lowrank.evaluate.ray import OnRay
+
+    with pytest.raises(ValueError, match=f"device is '{device}' and gpus {gpus}; leave one of them out"):
+        OnRay(plan_of({"device": device}), gpus=gpus)
 
 
 def test_an_address_where_nobody_is():

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from art_lowrank.training import Folder, Learner, Objective, Pgd, SingleStep, WarmStart, attach, loop, train
-from art_lowrank.training.distributed import leave, team_here
+from art_lowrank.training.distributed import leaving, team_here
 from art_lowrank.training.loop import Course, shuffled
 from art_lowrank.training.measure import measured
 from art_lowrank.training.overfitting import Watch
@@ -232,17 +232,16 @@ def resumed(case, team, folder, epochs=EPOCHS):
 
 
 def main(folder):
-    team = team_here()
-    try:
-        if team.size == 3:
-            found = resumed(CASES["warm, files"], team, folder / "by three", epochs=2)
-        else:
-            found = two(team, folder)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    torch.save(found, folder / f"found-{team.size}-{team.rank}.pt")
-    leave(team)
+    with leaving(team_here()) as team:
+        try:
+            if team.size == 3:
+                found = resumed(CASES["warm, files"], team, folder / "by three", epochs=2)
+            else:
+                found = two(team, folder)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        torch.save(found, folder / f"found-{team.size}-{team.rank}.pt")
 
 
 if __name__ == "__main__":

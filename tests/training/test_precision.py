@@ -132,3 +132,13 @@ def test_names():
     assert precision_of("float32", "cpu") is FULL
     with pytest.raises(ValueError, match="precision is 'half'; give one of float32, bf16, fp16"):
         precision_of("half", "cpu")
+
+
+def test_a_process_without_images_keeps_the_scale_ready():
+    """The scaler is made at its first use, and steps with the others all the same."""
+    precision, net = precision_of("fp16", "cpu"), nn.Linear(2, 1)
+    precision.idle(torch.device("cpu"))
+    net.weight.grad, before = torch.ones(1, 2) * 65536, net.weight.detach().clone()
+    precision.step(torch.optim.SGD(net.parameters(), 1.0))
+    assert torch.allclose(net.weight, before - 1)
+    FULL.idle(torch.device("cpu"))

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from art_lowrank.training import Learner, Objective, PerturbationStore
-from art_lowrank.training.distributed import launched, precision_here, team_here
+from art_lowrank.training.distributed import alone, launched, precision_here, team_here
 from art_lowrank.training.loop import in_lanes, shuffled
 from art_lowrank.training.moves import Moves, Place
 from art_lowrank.training.step import check_team
 from art_lowrank.training.team import ALONE, Outcome, added, agree, check_same, first, in_turn, share_of, together
-from art_lowrank.training.warm_start import Warm
+from art_lowrank.training.warm_start import Warm, WarmStart
 
 NAMES = ("WORLD_SIZE", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
 
@@ -96,7 +96,7 @@ def test_the_radius_rises_with_images_of_all_processes():
     for name, value in {"store": store, "eps": 0.4, "settings": settings}.items():
         object.__setattr__(warm, name, value)
     assert warm.radius(7, done=40) == pytest.approx(0.4 * 1.4 / 2)
-    assert warm.radius(7) == pytest.approx(0.4 * 1.07 / 2)
+    assert warm.radius(7) == pytest.approx(0.4 * 1.14 / 2)  # 7 of the 50 that are its own
 
 
 def test_alone_everything_is_what_it_is():
@@ -209,3 +209,55 @@ def test_an_epochs_order_is_the_same_for_any_number_of_processes():
         [place.indices.tolist() for *_, place in shuffled(x, x, 32, 3, torch.device("cpu"), even=True)(1)] for _ in "ab"
     ]
     assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("RANK", None, "RANK is not set; start with torchrun or accelerate launch"),
+        ("MASTER_ADDR", None, "MASTER_ADDR is not set"),
+        ("MASTER_PORT", None, "MASTER_PORT is not set"),
+        ("RANK", "2", "RANK is '2' of WORLD_SIZE 2; it counts from 0"),
+        ("RANK", "x", "RANK is 'x'"),
+    ],
+)
+def test_what_a_launcher_would_have_said_is_missing(monkeypatch, name, value, words):
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    told = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for key, text in {**told, name: value}.items():
+        if text is None:
+            monkeypatch.delenv(key, raising=False)
+        else:
+            monkeypatch.setenv(key, text)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        team_here()
+
+
+def test_launched_but_not_asked_to_train_together(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.warns(UserWarning, match="3 processes were launched, and each trains a net of its own"):
+        assert alone() is ALONE
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert alone() is ALONE
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_radius_of_an_own_loop_rises_as_fast_with_any_number_of_processes(size):
+    """Half of the images of every process: half of the radius, with a ramp of one epoch."""
+    store = PerturbationStore(48, (1, 8, 8), 1, shard=(0, size))
+    warm = Warm(store, 1.0, settings=WarmStart(ramp=1.0))
+    warm.begin(0)
+    assert warm.radius(24 // size) == pytest.approx(0.5)
+
+
+def test_few_last_images_join_their_neighbours():
+    x, y = torch.rand(54, 1), torch.zeros(54)
+    even, plain = (shuffled(x, y, 26, 0, torch.device("cpu"), even=even) for even in (True, False))
+    assert [len(batch[0]) for batch in even(0)] == [26, 28]
+    assert [len(batch[0]) for batch in plain(0)] == [26, 26, 2]
+
+
+def test_nothing_to_train_is_said():
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(ValueError, match="holds no parameter that requires a gradient"):
+        added(Said(0, 2), frozen.parameters(), lambda: torch.zeros(2))
