@@ -21,7 +21,7 @@ from art_lowrank.training.team import ALONE, check_same, first, in_turn, togethe
 from art_lowrank.training.warm_loop import remembering
 from art_lowrank.weights import factorize, low_rank_layers
 
-N, SIZE, EPOCHS = 47, 15, 4  # batches of 15, 15, 15 and 2 images
+N, SIZE, EPOCHS = 47, 15, 4  # batches of 15, 15, 15 and 2 images; warm: 15, 15, 17
 CPU = torch.device("cpu")
 L2, LINF = Pgd(0.5, steps=2), Pgd(0.1, "inf", 2)
 RAMP = {"rank": 2, "ramp": 2.5}
