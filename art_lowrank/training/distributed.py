@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import warnings
 from collections.abc import Iterator
@@ -98,7 +99,15 @@ def team_here() -> Team:
         raise ValueError(f"accelerate runs {state.distributed_type}; launch processes with a GPU or some CPU each")
     if int(state.num_processes) != size:
         raise ValueError(f"accelerate joined {state.num_processes} of {size} processes; launch them with one launcher")
+    if ours:
+        atexit.register(_end)
     return Accelerated(state, ours)
+
+
+def _end() -> None:
+    """Threads that still talk when Python ends would end it with an abort."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def alone() -> Team:

@@ -28,7 +28,8 @@ def section(records: list[Record]) -> str:
 
 
 def _workers(records: list[Record]) -> Iterator[str]:
-    yield "Two workers against one, images x gradients a second of an evaluation on Ray, median of interleaved repeats:"
+    yield "Two workers against one, images x gradients a second of an evaluation on Ray, median of interleaved repeats;"
+    yield "nets with random weights (`tiny`: a WRN-10-1):"
     yield ""
     for record in records:
         one, two = (float(record.values[f"images x gradients a second, {count}"]) for count in (1, 2))
