@@ -429,6 +429,21 @@ def test_corrupted_images(tmp_path):
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["CIFAR-10-C.tar"]
 
 
+@pytest.mark.parametrize("strange", ["../fog.npy", "/tmp/fog.npy", "CIFAR-10-C/link"])
+def test_archives_that_reach_elsewhere_are_refused(tmp_path, strange):
+    made = corrupted(tmp_path / "made")
+    (tmp_path / "data").mkdir()
+    with tarfile.open(tmp_path / "data/CIFAR-10-C.tar", "w") as tar:
+        tar.add(made, "CIFAR-10-C")
+        member = tarfile.TarInfo(strange)
+        if strange.endswith("link"):
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(ValueError, match=rf"CIFAR-10-C.tar is damaged \(it holds '{strange}', which is no file"):
+        host.load_cifar10c(4)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["CIFAR-10-C.tar"]
+
+
 # --- benchmark
 
 
