@@ -84,8 +84,8 @@ def _clean(cell: Cell, bench: Bench) -> tuple[Record, Tried]:
     few = _trial(cell, bench, LEAST, None)
     most = _most(cell, bench)
     n = _more(few, most)
-    found = _steady(cell, bench, n, None) if n > few.n else few
-    assert found.record is not None
+    found = _trial(cell, bench, n, None) if n > few.n else few
+    assert found.record is not None  # clean trials are not cut off
     return found.record, _tried(found, few, found.n, most)
 
 
@@ -119,8 +119,13 @@ def _guessed(found: Trial, few: Trial, steps: int, most: int, right: float) -> T
 def _pace(found: Trial, few: Trial, most: int) -> float:
     """Seconds of a pass an image, with `most` of them at once, on the line through two trials."""
     long, short = (trial.seconds * trial.n / max(1, trial.cost.forwards) for trial in (found, few))
-    slope = max(0.0, (long - short) / (found.n - few.n)) if found.n > few.n else 0.0
-    return (long + slope * max(0, most - found.n)) / max(most, found.n)
+    return _grown(long, short, found.n, few.n, most) / max(most, found.n)
+
+
+def _grown(value: float, before: float, n: int, less: int, most: int) -> float:
+    """What was seen with n images, with `most` of them: on the line through what fewer gave."""
+    slope = max(0.0, (value - before) / (n - less)) if n > less else 0.0
+    return value + slope * max(0, most - n)
 
 
 class Trial(NamedTuple):
@@ -136,7 +141,7 @@ class _TimeUp(BaseException):
     """Not an error of the model or the attack, which a cell would take down."""
 
 
-def _steady(cell: Cell, bench: Bench, n: int, clean: Record | None) -> Trial:
+def _steady(cell: Cell, bench: Bench, n: int, clean: Record) -> Trial:
     """The fastest of three, where that is soon done: the machine may have been busy with something else."""
     found = _trial(cell, bench, n, clean, PROBE)
     for _ in range(2 if found.record is not None and found.seconds < PROBE / 4 else 0):
@@ -188,8 +193,7 @@ def _bytes(found: Trial, few: Trial, most: int) -> int | None:
     peak, before = found.cost.peak_bytes, few.cost.peak_bytes
     if peak is None or before is None:
         return None
-    slope = max(0.0, (peak - before) / (found.n - few.n)) if found.n > few.n else 0.0
-    return round(peak + slope * max(0, most - found.n))
+    return round(_grown(peak, before, found.n, few.n, most))
 
 
 def _failure(record: Record) -> Tried:

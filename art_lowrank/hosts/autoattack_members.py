@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from art_lowrank.attack.checks import check_images, check_labels
-from art_lowrank.attack.oracle import evaluating
+from art_lowrank.attack.oracle import evaluating, frozen
 
 MEMBERS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 VERSIONS = {
@@ -162,15 +162,8 @@ def check_call(x: Tensor, y: Tensor, norm: str, eps: float) -> None:
 @contextmanager
 def guarded(model: object) -> Iterator[None]:
     """Evaluation mode and frozen parameters (FAB adds to their `.grad` else); modes, flags, generators come back."""
-    learning = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
-    with evaluating(model), keeping_random(), torch.inference_mode(False):
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in learning:
-                parameter.requires_grad_(True)
+    with evaluating(model), keeping_random(), torch.inference_mode(False), frozen(model):
+        yield
 
 
 @contextmanager
