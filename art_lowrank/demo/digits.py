@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -21,6 +20,8 @@ class Split(NamedTuple):
 
 def digits() -> tuple[Split, Split]:
     """Training and test images, in the data set's own order."""
+    from sklearn.datasets import load_digits  # a second to import, which other data need not wait for
+
     data = load_digits()
     x = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16
     y = torch.tensor(data.target)

@@ -18,6 +18,7 @@ from art_lowrank.record import read
 
 QUICK = ("lowrank-pgd[rank=1,steps=3]", "lora-pgd[rank=2,steps=3]")
 MODULE = """
+import os
 import time
 from pathlib import Path
 

@@ -13,13 +13,19 @@ from art_lowrank.evaluate.plan import cells_of
 from art_lowrank.evaluate.run import bench_of
 
 SLOW = "time.sleep(0.004)\nreturn self.net(x)"
+TOGETHER = """
+(Path({there!r}) / str(os.getpid())).touch()
+while len(list(Path({there!r}).iterdir())) < int(Path({wanted!r}).read_text()):
+    time.sleep(0.01)
+raise ValueError('no')
+"""
 
 
 @pytest.fixture(scope="module")
 def fork():
     """A function of the package in a process of its own, started in milliseconds: the imports are done once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["art_lowrank.evaluate"])
+    context.set_forkserver_preload(["art_lowrank.evaluate.run", "sklearn.datasets"])
 
     def forked(function, *arguments, **options):
         process = context.Process(target=function, args=arguments, kwargs=options, daemon=True)
@@ -121,8 +127,13 @@ def test_what_a_killed_process_was_at_is_taken_up_by_the_other(fork, asked, tmp_
 
 
 def test_failed_cells_are_run_again_once_by_two_processes(fork, plan, write_model, tmp_path):
-    asked = plan(models=[write_model("time.sleep(0.5)\nraise ValueError('no')")], images=60)
+    """None fails again before both have begun: the wanted number of processes is at its model."""
+    wanted, there = tmp_path / "wanted", tmp_path / "there"
+    there.mkdir()
+    asked = plan(models=[write_model(TOGETHER.format(wanted=str(wanted), there=str(there)))], images=60)
+    wanted.write_text("0")
     evaluate(asked, tmp_path / "out", verbose=False)
+    wanted.write_text("3")  # this one, which has been there, and two
     both = [fork(evaluate, asked, tmp_path / "out", retry=True, verbose=False) for _ in range(2)]
     for process in both:
         process.join(60)
