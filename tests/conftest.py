@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +22,26 @@ from art_lowrank.demo.digits import digits, trained_net
 def one_thread():
     """Tests run in parallel processes; more threads each would only get in each other's way."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """`launch("3,2", script, ...)`: three processes that train together, then two; none may hang, or say anything."""
+
+    def launched(*command):
+        launcher = [sys.executable, "-W", "error", Path(__file__).with_name("launch.py"), *command]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        running = subprocess.Popen(
+            launcher, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        try:
+            shown, _ = running.communicate(timeout=240)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+        assert (running.returncode, shown) == (0, ""), shown
+
+    return launched
 
 
 @pytest.fixture(scope="session")

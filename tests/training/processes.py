@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import traceback
 from contextlib import contextmanager
@@ -223,6 +224,12 @@ def two(team, folder):
     return found
 
 
+def incomplete(folder):
+    """What three have begun, without the perturbations of one."""
+    shutil.copytree(folder.with_name("by three"), folder)
+    (folder / "store" / "epoch-000002.2-of-3.perturbations").unlink()
+
+
 def resumed(case, team, folder, epochs=EPOCHS):
     """A training with checkpoint and files in a folder, begun or gone on."""
     own = Folder(folder if team.rank == 0 else folder / "elsewhere", {})  # as on a disk of another machine
@@ -237,6 +244,7 @@ def main(folder):
             if team.size == 3:
                 found = resumed(CASES["warm, files"], team, folder / "by three", epochs=2)
             else:
+                first(team, lambda: incomplete(folder / "by three, incomplete"))
                 found = two(team, folder)
         except BaseException:
             traceback.print_exc()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -29,42 +27,18 @@ processes = load()
 CASES, STEPS = processes.CASES, 4  # of an epoch
 
 
-def launch(count, folder):
-    """What every one of `count` processes found; none may hang, or say anything."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = []
-    for rank in range(count):
-        named = {**common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1}
-        env = {**os.environ, **{name: str(value) for name, value in named.items()}}
-        command = [sys.executable, "-W", "error", SCRIPT, folder]
-        started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    try:
-        shown = [process.communicate(timeout=120)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0] * count, "\n".join(shown)
-    return [torch.load(folder / f"found-{count}-{rank}.pt", weights_only=False) for rank in range(count)]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("processes")
 
 
 @pytest.fixture(scope="module")
-def found(folder):
-    """Trainings begun by three and by one, then all that two find."""
-    launch(3, folder)
-    case = CASES["warm, files"]
-    processes.resumed(case, processes.ALONE, folder / "by one", epochs=2)
-    shutil.copytree(folder / "by three", folder / "by three, incomplete")
-    (folder / "by three, incomplete" / "store" / "epoch-000002.2-of-3.perturbations").unlink()
+def found(folder, launch):
+    """Trainings begun by one and by three, then all that two find."""
+    processes.resumed(CASES["warm, files"], processes.ALONE, folder / "by one", epochs=2)
     (folder / "file").write_text("in the way")
-    return launch(2, folder)
+    launch("3,2", SCRIPT, folder)
+    return [torch.load(folder / f"found-2-{rank}.pt", weights_only=False) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
