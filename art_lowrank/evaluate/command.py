@@ -35,7 +35,8 @@ def run_evaluation(
     cluster: Mapping[str, Any] | None = None,
 ) -> int:
     """Evaluate, print, and return the exit code; `cluster` has the options of `OnRay`, None is this process."""
-    try:
+
+    def run() -> int:
         plan = read_plan(path, given) if path else plan_of(given, "the flags")
         found = evaluate(plan, out, retry=retry, verbose=verbose, engine=engine_of(plan, cluster))
         show(found, out, say)
@@ -45,16 +46,9 @@ def run_evaluation(
 
             for written in write_leaderboard(found, out):  # one line an entry
                 say(f"Leaderboard: {written}")
-    except KeyboardInterrupt:
-        click.echo("interrupted; what is done is kept: run the same command again to go on", err=True)
-        return INTERRUPTED
-    except BrokenPipeError:  # nobody reads on
-        return CANNOT
-    except OSError as error:
-        raise click.ClickException(said(error, out)) from error
-    except (ValueError, ImportError) as error:
-        raise click.ClickException(str(error)) from error
-    return FAILED if found.failures else DONE
+        return FAILED if found.failures else DONE
+
+    return ended(run, out, "what is done is kept: run the same command again to go on")
 
 
 def run_forecast(
@@ -69,18 +63,29 @@ def run_forecast(
     from art_lowrank.evaluate.forecast import forecast
     from art_lowrank.evaluate.forecast import lines as forecast_lines
 
-    try:
+    def run() -> int:
         plan = read_plan(path, given) if path else plan_of(given, "the flags")
         found = forecast(plan, out, retry=retry, prober=None if cluster is None else prober_of(plan, cluster))
         for line in forecast_lines(found):
             say(line)
+        return FAILED if found.errors else DONE
+
+    return ended(run, out, "nothing was written")
+
+
+def ended(run: Callable[[], int], out: Path, left: str) -> int:
+    """The exit code of a run; whatever ends it is one line."""
+    try:
+        return run()
     except KeyboardInterrupt:
+        click.echo(f"interrupted; {left}", err=True)
         return INTERRUPTED
     except BrokenPipeError:  # nobody reads on
         return CANNOT
-    except (OSError, ValueError, ImportError) as error:
+    except OSError as error:
+        raise click.ClickException(said(error, out)) from error
+    except (ValueError, ImportError) as error:
         raise click.ClickException(str(error)) from error
-    return FAILED if found.errors else DONE
 
 
 def prober_of(plan: Plan, cluster: Mapping[str, Any]) -> Prober:

@@ -163,9 +163,8 @@ class Run:
     def _absent(self, cell: Cell, said: Absent) -> Outcome | None:
         """A model that a worker cannot make by its name is sent; images and attacks have to be there."""
         if said.kind != "model":
-            name = getattr(cell, said.kind)
             raise ValueError(
-                f"the worker on {said.host} cannot use {name}: {said.why}; put it there too, at that place"
+                f"the worker on {said.host} cannot use {said.name}: {said.why}; put it there too, at that place"
             )
         if said.sent:
             why = f"{cell.model} cannot be opened on {said.host} ({said.why}); install there what it is made of"

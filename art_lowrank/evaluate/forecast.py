@@ -32,7 +32,7 @@ class Kind(NamedTuple):
 class Prober(Protocol):
     """Tries cells on every kind of device there is."""
 
-    def __call__(self, cells: Sequence[Cell]) -> list[Kind]: ...
+    def __call__(self, cells: Sequence[Cell], bench: Bench) -> list[Kind]: ...
 
 
 class Needs(NamedTuple):
@@ -91,7 +91,7 @@ def forecast(plan: Plan, out: str | Path, *, retry: bool = False, prober: Prober
     if not todo:
         return Forecast(cells, todo, [])
     trials = firsts(cells, todo)
-    kinds = [Kind(1, calibrate(bench, trials))] if prober is None else prober(trials)
+    kinds = [Kind(1, calibrate(bench, trials))] if prober is None else prober(trials, bench)
     return Forecast(cells, todo, [(kind, needs_of(todo, bench, kind.calibration.tried)) for kind in kinds])
 
 

@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from art_lowrank.evaluate.bench import Subject
+from art_lowrank.evaluate.bench import Bench, Subject
 from art_lowrank.evaluate.calibration import Calibration
 from art_lowrank.evaluate.crew import Died, Member, handed_out
 from art_lowrank.evaluate.forecast import Kind
 from art_lowrank.evaluate.plan import Cell, Plan
-from art_lowrank.evaluate.sending import own_modules, packed
+from art_lowrank.evaluate.sending import own_modules, packed, tried
 from art_lowrank.evaluate.work import WAIT, Say, Work
-from art_lowrank.evaluate.worker import Absent, Worker, differing
+from art_lowrank.evaluate.worker import Worker, differing
 from art_lowrank.record import Record
 
 try:
@@ -81,7 +81,7 @@ class OnRay:
             check_room(asked)
             yield from handed_out(todo, Crew(asked), work, say)
 
-    def kinds(self, cells: Sequence[Cell]) -> list[Kind]:
+    def kinds(self, cells: Sequence[Cell], bench: Bench) -> list[Kind]:
         """What cells take on every kind of machine of the cluster, tried on one of each; machines with GPUs by GPU."""
         found = []
         with connected(self.address):
@@ -95,7 +95,8 @@ class OnRay:
                 rooms = min(left, sum(room(node, sized) for node in nodes))
                 left -= rooms
                 if rooms:
-                    found.append(Kind(rooms, _tried(sized, nodes[0], cells), min(1.0, sized.gpus or sized.cpus or 1.0)))
+                    calibration = _tried(sized, nodes[0], cells, bench)
+                    found.append(Kind(rooms, calibration, min(1.0, sized.gpus or sized.cpus or 1.0)))
         return found
 
     def _sized(self) -> OnRay:
@@ -198,15 +199,8 @@ class Crew:
             yield member, said
 
     def send(self, subject: Subject) -> Any:
-        """Put a model where every worker can get it, with the code of the present folder."""
-        modules = own_modules(Path.cwd())
-        for module in modules:
-            cloudpickle.register_pickle_by_value(module)
-        try:
-            return ray.put(packed(subject, cloudpickle.dumps))
-        finally:
-            for module in modules:
-                cloudpickle.unregister_pickle_by_value(module)
+        """Put a model where every worker can get it."""
+        return ray.put(by_value(subject))
 
     def dismiss(self) -> None:
         """Let all go, whatever they are at."""
@@ -221,21 +215,32 @@ def hired(asked: OnRay, where: Any) -> Any:
     return kind.remote(plan, str(Path.cwd()), asked.gpus)
 
 
-def _tried(asked: OnRay, node: Any, cells: Sequence[Cell]) -> Calibration:
+def by_value(subject: Subject) -> bytes:
+    """A model with the code of the present folder."""
+    modules = own_modules(Path.cwd())
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return packed(subject, cloudpickle.dumps)
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _tried(asked: OnRay, node: Any, cells: Sequence[Cell], bench: Bench) -> Calibration:
     """What cells take on a machine, on a worker of its own."""
     actor = hired(asked, NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+    about = actor.about.remote()
+    if not ray.wait([about], timeout=ANSWER)[0]:
+        print(f"waiting until {node['NodeManagerHostname']} has room for a worker", file=sys.stderr, flush=True)
     try:
-        if (complaint := differing(ray.get(actor.about.remote()))) is not None:
+        if (complaint := differing(ray.get(about))) is not None:
             raise ValueError(complaint)
-        said = ray.get(actor.calibrate.remote(cells))
+        return tried(lambda sent: ray.get(actor.calibrate.remote(cells, sent)), bench, by_value)
     except ray.exceptions.RayActorError as error:
         raise ValueError(f"a worker died of the trial, the evaluation may do better: {last_line(error)}") from error
     finally:
         ray.kill(actor)
-    if isinstance(said, Absent):
-        raise ValueError(f"{said.host} cannot use its {said.kind}: {said.why}; put it there too, or run it as it is")
-    found: Calibration = said
-    return found
 
 
 def check_room(asked: OnRay) -> None:

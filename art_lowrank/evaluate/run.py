@@ -53,6 +53,7 @@ def evaluate(
         with _progress(cells, todo, bench, verbose) as bar:
             for cell in engine(todo, work, lambda text: bar.set_postfix_str(text, refresh=sys.stderr.isatty())):
                 bar.update(weight(cell, bench))
+        store.tidy()
         return Evaluation(cells, bench, store.read(cell.id for cell in cells))
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
 from torch import nn
 
-from art_lowrank.evaluate.bench import Subject
+from art_lowrank.evaluate.bench import Bench, Subject
+from art_lowrank.evaluate.calibration import Calibration
+from art_lowrank.evaluate.worker import Absent
 from art_lowrank.training.checkpoint import reason
 
 Pickle: TypeAlias = Callable[[Any], bytes]
@@ -25,6 +27,22 @@ def packed(subject: Subject, pickle: Pickle) -> bytes:
     except Exception as error:  # an object may raise anything when it is asked for its state
         where, what = culprit(subject.model, pickle)
         raise ValueError(f"{where} (a {what}) does not pickle: {reason(error)}") from None
+
+
+def tried(
+    ask: Callable[[Mapping[str, bytes]], Calibration | Absent], bench: Bench, pack: Callable[[Subject], bytes]
+) -> Calibration:
+    """What a worker finds, asked again with each model that it cannot make by its name."""
+    sent: dict[str, bytes] = {}
+    while isinstance(said := ask(sent), Absent):
+        about = f"{said.host} cannot use {said.name} ({said.why})"
+        if said.kind != "model" or said.sent:
+            raise ValueError(f"{about}; install there what it is made of, at the same place")
+        try:
+            sent[said.name] = pack(bench.subject(said.name))
+        except (Exception, SystemExit) as error:  # of somebody else's model
+            raise ValueError(f"{about}, and it cannot be sent there: {reason(error)}") from error
+    return said
 
 
 def own_modules(folder: Path) -> list[ModuleType]:

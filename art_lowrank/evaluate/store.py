@@ -127,6 +127,13 @@ class Store:
             if fcntl is not None:
                 fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, int(cell, 16))
 
+    def tidy(self) -> None:
+        """Delete what processes left unfinished that were killed since this one came."""
+        self._left = _left_behind(self.path)
+        for cell in list(self._left):
+            with self.claim(cell):
+                pass
+
     def _locked(self, cell: str) -> bool:
         if fcntl is None:
             return True

@@ -38,6 +38,7 @@ class Absent(NamedTuple):
     """What a cell needs is not to be had on the worker's machine, or is something else there."""
 
     kind: str  # "model", "data" or "attack"
+    name: str
     host: str
     why: str
     sent: bool = False  # it came from the driver, and could not be opened
@@ -74,11 +75,11 @@ class Worker:
                 return absent
         return run_cell(cell, self.bench, before)
 
-    def calibrate(self, cells: Sequence[Cell]) -> Calibration | Absent:
-        """What cells take here."""
+    def calibrate(self, cells: Sequence[Cell], sent: Mapping[str, bytes] | None = None) -> Calibration | Absent:
+        """What cells take here; `sent` are models by name."""
         for cell in cells:
             for kind in ("attack", "data", "model"):
-                absent = self._learn(kind, cell, None, keep=True)
+                absent = self._learn(kind, cell, (sent or {}).get(cell.model), keep=True)
                 if absent is not None:
                     return absent
         return calibrate(self.bench, cells)
@@ -92,9 +93,9 @@ class Worker:
             found = self._entry(kind, name) if kind != "model" or sent is None else unpacked(name, cell, sent)
         except Exception as error:  # whatever a package of this machine does when it is asked
             why = reason(error).partition("; ")[0].removeprefix(f"{name}: ")
-            return Absent(kind, platform.node(), why, sent is not None)
+            return Absent(kind, name, platform.node(), why, sent is not None)
         if found.meaning != cell.identity[kind]:
-            return Absent(kind, platform.node(), "its files are not the same")
+            return Absent(kind, name, platform.node(), "its files are not the same")
         if kind == "model" and not keep:
             known.clear()  # only one is held, and it may have come as many bytes
         known[name] = found

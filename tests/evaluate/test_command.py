@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,15 +134,13 @@ def test_a_seed_given_twice_does_not_make_images_count_twice(command):
 
 
 def test_help_is_there_at_once_and_without_torch():
-    code = "import sys; from art_lowrank.cli import main; main(['evaluate', '--help'], standalone_mode=False); "
-    code += "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    best = 10.0
-    for _ in range(3):
-        started = time.perf_counter()
-        shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        best = min(best, time.perf_counter() - started)
-    assert "art-lowrank-evaluation" in shown.stdout
-    assert best < 0.3
+    """Seconds of its own, Python's start included: the machine may be busy with something else."""
+    code = "import sys, time; from art_lowrank.cli import main; main(['evaluate', '--help'], standalone_mode=False); "
+    code += "print(time.process_time()); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    shown = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    assert "art-lowrank-evaluation" in shown[0]
+    assert min(float(text.splitlines()[-1]) for text in shown) < 0.3
 
 
 @pytest.mark.parametrize("size", [300, 2000, 5000])

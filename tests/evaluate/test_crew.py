@@ -10,8 +10,9 @@ import pytest
 
 from art_lowrank.evaluate import evaluate
 from art_lowrank.evaluate.crew import LIVES, Died, Member, handed_out
+from art_lowrank.evaluate.forecast import Kind, forecast, total
 from art_lowrank.evaluate.plan import CLEAN
-from art_lowrank.evaluate.sending import packed
+from art_lowrank.evaluate.sending import packed, tried
 from art_lowrank.evaluate.worker import Worker, differing
 
 
@@ -251,3 +252,33 @@ def test_a_model_that_exits_when_the_driver_loads_it(on, write_model):
     model = write_model(load="import sys\nsys.exit(7)")
     _, found = on(worker=Elsewhere, changes={"models": [model, "digits:standard"]})
     assert {record.model for record in found.failures} == {model}
+
+
+def foretold(asked, out, worker):
+    """A forecast by one worker."""
+
+    def prober(cells, bench):
+        made = worker(asked, ".")
+        return [
+            Kind(1, tried(lambda sent: made.calibrate(cells, sent), bench, lambda model: packed(model, pickle.dumps)))
+        ]
+
+    return forecast(asked, out, prober=prober)
+
+
+def test_a_forecast_sends_models_too(plan, tmp_path):
+    asked = plan(models=MODELS)
+    (_, needs), (_, local) = (
+        found.kinds[0] for found in (foretold(asked, tmp_path, Elsewhere), forecast(asked, tmp_path))
+    )
+    assert total(needs).gradients == total(local).gradients > 0
+
+
+def test_a_forecast_without_what_cells_need_is_one_line(plan, write_model, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"cannot use digits:standard .*'not_here'.*; install there what it is made of"
+    ):
+        foretold(plan(), tmp_path, Without)
+    model = write_model(load="found = Net()\nfound.kept = __import__('threading').Lock()\nreturn found")
+    with pytest.raises(ValueError, match=r"cannot be sent there: model.kept .a lock. does not pickle"):
+        foretold(plan(models=[model]), tmp_path / "out", Elsewhere)

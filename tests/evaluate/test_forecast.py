@@ -153,11 +153,11 @@ def test_workers_do_not_help_where_cells_wait_for_each_other(plan, tmp_path):
     asked = plan(models=["digits:standard"], attacks=ATTACKS[:1], images=100, slice=100)
     alone = forecast(asked, tmp_path / "out")
     tried = alone.kinds[0][0].calibration
-    many = forecast(asked, tmp_path / "out", prober=lambda cells: [Kind(16, tried)])
+    many = forecast(asked, tmp_path / "out", prober=lambda *_: [Kind(16, tried)])
     assert many.seconds == pytest.approx(total(alone.kinds[0][1]).seconds)  # one attack, after one clean cell
     wide = plan(models=["digits:standard"], attacks=ATTACKS[:1], images=400, slice=25)
     one, four, shared = (
-        forecast(wide, tmp_path / "out", prober=lambda cells, kind=kind: [kind]).seconds
+        forecast(wide, tmp_path / "out", prober=lambda *_, kind=kind: [kind]).seconds
         for kind in (Kind(1, tried), Kind(4, tried), Kind(4, tried, 0.5))
     )
     assert four == pytest.approx(one / 4)

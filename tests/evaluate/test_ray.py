@@ -163,6 +163,22 @@ def test_a_plan_is_forecast_on_the_cluster(process, cluster, tmp_path):
     assert "On 2 workers (cpu, threads: 1) about " in shown
 
 
+@pytest.mark.slow
+def test_a_model_that_only_this_process_can_make_is_sent(process, cluster, tmp_path, stable, write_model, monkeypatch):
+    nodes, _ = cluster
+    model = write_model(tail="os.environ['ONLY_HERE']")
+    monkeypatch.setenv("ONLY_HERE", "1")
+    asked = ["--model", model, "--attack", "lora-pgd[rank=1,steps=3]", "--images", "40", "--quiet"]
+    on_ray = ["--engine", "ray", "--address", nodes.address]
+    code, shown, complaints = ended(process(*asked, *on_ray, "--plan-only"))
+    assert (code, complaints) == (0, "")
+    assert "first cells tried on" in shown
+    code, _, complaints = ended(process(*asked, *on_ray, "--out", "ray"))
+    assert code == 0, complaints
+    assert ended(process(*asked, "--out", "local"))[0] == 0
+    assert stable(tmp_path / "ray") == stable(tmp_path / "local")
+
+
 def engine(**options):
     from art_lowrank.evaluate.ray import OnRay
 

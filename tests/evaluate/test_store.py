@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from art_lowrank.evaluate import Store
+from art_lowrank.evaluate.outcome import LOCK
 from art_lowrank.record import Record, append, read
 
 
@@ -148,6 +151,22 @@ def test_unfinished_images_go_when_their_cell_is_run_again(folder):
     with Store(folder) as store, store.claim(cell(2)) as mine:
         assert mine
         assert [path.exists() for path in left] == [False, True]
+
+
+def test_what_is_left_later_is_deleted_at_the_end(folder):
+    """Of a process killed after this one came; what another is writing is left alone."""
+    with Store(folder) as store:
+        left = [folder / "images" / f"{cell(number)}.safetensors.99.tmp" for number in (2, 3)]
+        for path in left:
+            path.touch()
+        code = "import fcntl, sys; file = open(sys.argv[1], 'ab'); "
+        code += "fcntl.lockf(file, fcntl.LOCK_EX, 1, int(sys.argv[2], 16)); print(flush=True); sys.stdin.read()"
+        command = [sys.executable, "-c", code, folder / LOCK, cell(3)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            other.stdout.readline()
+            store.tidy()
+            assert [path.exists() for path in left] == [False, True]
+            other.stdin.close()
 
 
 def test_a_hundred_thousand_records_are_scanned_within_a_second(run, tmp_path):
