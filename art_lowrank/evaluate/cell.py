@@ -207,6 +207,7 @@ def _record(
         "threads": torch.get_num_threads(),
         "batch_size": size.images,
         "halved": size.halved,
+        "channels_last": bench.layout is torch.channels_last,
         "finished": _now(),
     }
     versions = bench.versions(*packages, *work.subject.packages)

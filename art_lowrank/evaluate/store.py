@@ -28,7 +28,7 @@ except ImportError:  # Windows: one process a folder
 FORMAT = 1
 OLD = 60  # seconds after which an unfinished mark is nobody's
 # Keys of a record's `volatile` field: what may differ when the same cell is run again. All other fields are equal.
-VOLATILE = ("seconds", "peak_bytes", "host", "device", "threads", "batch_size", "halved", "finished")
+VOLATILE = ("seconds", "peak_bytes", "host", "device", "threads", "batch_size", "halved", "channels_last", "finished")
 _HEAD = re.compile(rb'\{"kind": ".*?"settings": \{"cell": "([0-9a-f]{12})"')  # how the line of a cell begins
 CLOSING = ord("}")
 
