@@ -61,7 +61,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The page of a kind of folder, written when it is first asked for."""
-    makers = {"real": _real, "hostile": _hostile, "large": _large(60, 12), "eight": _large(8, 8)}
+    makers = {"real": _real, "hostile": _hostile, "large": _large(24, 12), "eight": _large(8, 8)}
     root, known = tmp_path_factory.mktemp("reports"), {}
 
     def page_of(kind: str) -> Path:

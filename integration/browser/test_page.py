@@ -105,12 +105,12 @@ def test_the_filter_narrows_and_says_so(opened):
     assert said.get_attribute("aria-live") == "polite"
     words.fill("net01")
     assert rows.count() == 10
-    assert said.text_content() == "10 of 60 models shown"
+    assert said.text_content() == "10 of 24 models shown"
     words.fill("no such model")
     assert rows.count() == 0
-    assert said.text_content() == "0 of 60 models shown"
+    assert said.text_content() == "0 of 24 models shown"
     words.fill("")
-    assert rows.count() == 60
+    assert rows.count() == 24
 
 
 def test_without_doubts_only(opened):
@@ -141,10 +141,10 @@ def test_every_attack_shows_and_hides_columns(opened, script):
 
 def test_it_is_readable_without_scripts(opened):
     page = opened("large", java_script_enabled=False)
-    assert page.locator(".board tbody tr:visible").count() == 60
+    assert page.locator(".board tbody tr:visible").count() == 24
     assert page.locator(".filter:visible, th button:visible").count() == 0, "what would not work is not there"
     models = page.locator("details.model")
-    assert models.count() == 60
+    assert models.count() == 24
     shut = models.last
     assert shut.get_attribute("open") is None
     shut.locator("> summary").click()

@@ -23,8 +23,9 @@ def section(records: list[Record]) -> str:
     """A pure function of the records; of what was measured twice the last counts."""
     latest = {(r.kind, r.model, str(r.values["device"]), str(r.settings.get("change"))): r for r in records}
     workers = [record for record in latest.values() if record.kind == "workers"]
+    epochs = [record for record in latest.values() if record.kind == "epochs"]
     layouts = [record for record in latest.values() if record.kind == "layout"]
-    return "\n".join([*_workers(workers), "", *_layouts(layouts)])
+    return "\n".join([*_workers(workers), "", *_epochs(epochs), "", *_layouts(layouts)])
 
 
 def _workers(records: list[Record]) -> Iterator[str]:
@@ -36,6 +37,19 @@ def _workers(records: list[Record]) -> Iterator[str]:
         yield (
             f"- `{record.model}` ({record.values['device']}, {record.n} images, {record.settings['repeats']} repeats): "
             f"{one:,.0f} and {two:,.0f}, ratio {_interval(record.values['two / one'])}"
+        )
+
+
+def _epochs(records: list[Record]) -> Iterator[str]:
+    yield "One process against several, seconds of an epoch of `art-lowrank train` (random images 3 x 32 x 32, the small"
+    yield "net, Madry with 5 steps), median of interleaved runs:"
+    yield ""
+    for record in records:
+        count, repeats = record.settings["processes"], record.settings["repeats"]
+        one, several = (float(record.values[f"seconds, {number}"]) for number in (1, count))
+        yield (
+            f"- {record.values['device']}, {record.n} images, {repeats} runs each: 1 process {one:.1f} s, "
+            f"{count} processes {several:.1f} s, ratio {_interval(record.values['one / several'])}"
         )
 
 

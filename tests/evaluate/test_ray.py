@@ -103,6 +103,24 @@ def test_a_node_is_killed_in_the_middle(process, cluster, asked, tmp_path, stabl
 
 
 @pytest.mark.slow
+def test_a_machine_that_joins_later_gets_work(process, cluster, tmp_path, write_model):
+    nodes, second = cluster
+    nodes.remove_node(second)
+    log = tmp_path / "loads"
+    log.touch()
+    load = f"with open({str(log)!r}, 'a') as file:\n    file.write(f'{{os.getpid()}}\\n')\nreturn Net()"
+    asked = ["--model", write_model(SLOW, load=load), "--attack", "lora-pgd[rank=2,steps=20]", "--images", "400"]
+    running = process(*asked, "--slice", "10", "--out", "ray", "--engine", "ray", "--address", nodes.address)
+    wait_for(tmp_path / "ray", 5, running)
+    assert len(log.read_text().split()) == 1
+    nodes.add_node(num_cpus=1)
+    code, _, complaints = ended(running)
+    assert code == 0, complaints
+    assert len(set(log.read_text().split())) == 2
+    assert written(tmp_path / "ray") == 80
+
+
+@pytest.mark.slow
 def test_a_node_is_lost_while_its_workers_start(process, cluster, asked, tmp_path):
     """Three workers at once that never began: the other node goes on."""
     nodes, _ = cluster
