@@ -14,7 +14,6 @@ import warnings
 
 import accelerate  # noqa: F401
 import torch
-import torch._dynamo  # the first optimizer would
 
 
 def free_port() -> int:
@@ -39,7 +38,7 @@ def started(count: int, rank: int, port: int, script: str, arguments: list[str])
 
 def main(counts: str, script: str, *arguments: str) -> None:
     torch.set_num_threads(1)
-    runpy.run_path(script)  # for what it imports
+    runpy.run_path(script)  # for what it imports, which the processes need not
     for count in map(int, counts.split(",")):
         port = free_port()
         running = {started(count, rank, port, script, list(arguments)) for rank in range(count)}

@@ -91,6 +91,8 @@ def team_here() -> Team:
             f"{size} processes were launched, and accelerate is not installed; pip install 'art-lowrank[distributed]'"
         ) from error
     check_launched(size)
+    import torch._dynamo  # by the first optimizer, it would keep the group: its threads could abort Python's end
+
     ours = not torch.distributed.is_initialized()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "OMP_NUM_THREADS")  # accelerate sets it, and says so

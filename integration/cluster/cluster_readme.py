@@ -41,7 +41,7 @@ def _workers(records: list[Record]) -> Iterator[str]:
 
 
 def _epochs(records: list[Record]) -> Iterator[str]:
-    yield "One process against several, seconds of an epoch of `art-lowrank train` (random images 3 x 32 x 32, the small"
+    yield "One process against several, seconds of an epoch of `art-lowrank train` (random images, 3 x 32 x 32; small"
     yield "net, Madry with 5 steps), median of interleaved runs:"
     yield ""
     for record in records:

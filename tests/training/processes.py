@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch._dynamo  # the first optimizer of every process would
 from torch import nn
 
 from art_lowrank.training import Folder, Learner, Objective, Pgd, SingleStep, WarmStart, attach, loop, train

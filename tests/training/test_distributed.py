@@ -144,6 +144,15 @@ def test_an_error_of_one_ends_all(found):
         assert "reduction='sum'" in mine["sum"][1]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its threads")
+def test_nobody_talks_any_more_when_a_run_is_over(launch, tmp_path):
+    """A thread that does makes Python's end an abort now and then."""
+    launch("2", SCRIPT.with_name("ending.py"), tmp_path)
+    for rank in range(2):
+        assert "gloo" in (tmp_path / f"during-{rank}").read_text()
+        assert "gloo" not in (tmp_path / f"after-{rank}").read_text()
+
+
 @pytest.mark.slow
 def test_the_command_under_accelerate_launch(tmp_path):
     """accelerate starts several processes on CPUs only under this name."""
