@@ -230,10 +230,10 @@ def by_value(subject: Subject) -> bytes:
 def _tried(asked: OnRay, node: Any, cells: Sequence[Cell], bench: Bench) -> Calibration:
     """What cells take on a machine, on a worker of its own."""
     actor = hired(asked, NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-    about = actor.about.remote()
-    if not ray.wait([about], timeout=ANSWER)[0]:
-        print(f"waiting until {node['NodeManagerHostname']} has room for a worker", file=sys.stderr, flush=True)
     try:
+        about = actor.about.remote()
+        if not ray.wait([about], timeout=ANSWER)[0]:
+            print(f"waiting until {node['NodeManagerHostname']} has room for a worker", file=sys.stderr, flush=True)
         if (complaint := differing(ray.get(about))) is not None:
             raise ValueError(complaint)
         return tried(lambda sent: ray.get(actor.calibrate.remote(cells, sent)), bench, by_value)
