@@ -30,10 +30,8 @@ def launch():
 
     def launched(*command):
         launcher = [sys.executable, "-W", "error", Path(__file__).with_name("launch.py"), *command]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        running = subprocess.Popen(
-            launcher, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
+        env, both = {**os.environ, "OMP_NUM_THREADS": "1"}, {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        running = subprocess.Popen(launcher, env=env, text=True, start_new_session=True, **both)
         try:
             shown, _ = running.communicate(timeout=240)
         finally:

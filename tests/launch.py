@@ -13,7 +13,6 @@ import sys
 import warnings
 
 import accelerate  # noqa: F401
-import torch
 
 
 def free_port() -> int:
@@ -37,7 +36,6 @@ def started(count: int, rank: int, port: int, script: str, arguments: list[str])
 
 
 def main(counts: str, script: str, *arguments: str) -> None:
-    torch.set_num_threads(1)
     runpy.run_path(script)  # for what it imports, which the processes need not
     for count in map(int, counts.split(",")):
         port = free_port()

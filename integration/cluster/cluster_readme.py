@@ -21,7 +21,8 @@ HELPS = "helps"
 
 def section(records: list[Record]) -> str:
     """A pure function of the records; of what was measured twice the last counts."""
-    latest = {(r.kind, r.model, str(r.values["device"]), str(r.settings.get("change"))): r for r in records}
+    told = ("change", "processes")
+    latest = {(r.kind, r.model, r.values["device"], *map(r.settings.get, told)): r for r in records}
     workers = [record for record in latest.values() if record.kind == "workers"]
     epochs = [record for record in latest.values() if record.kind == "epochs"]
     layouts = [record for record in latest.values() if record.kind == "layout"]

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def measured(arguments: argparse.Namespace, folder: Path) -> Record:
     values = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu, one thread a process",
         "one / several": [ratio.value, ratio.low, ratio.high],
-        **{f"seconds, {count}": sorted(found)[len(found) // 2] for count, found in seconds.items()},
+        **{f"seconds, {count}": median(found) for count, found in seconds.items()},
     }
     settings = {"processes": arguments.processes, "epochs": arguments.epochs, "repeats": arguments.repeats}
     return Record(
@@ -73,8 +74,7 @@ def epoch(processes: int, images: Path, out: Path, epochs: int) -> float:
     recipe = ["--data", str(images), "--objective", "madry", "--epochs", str(epochs), "--out", str(out), "--quiet"]
     command = [sys.executable, "-m", *launcher, "art_lowrank", "train", *recipe]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    found = sorted(float(one["seconds"]) for one in read(out / LAST)["history"][1:])
-    return found[len(found) // 2]
+    return median(float(one["seconds"]) for one in read(out / LAST)["history"][1:])
 
 
 if __name__ == "__main__":
